@@ -1,0 +1,14 @@
+"""The tasks of `inv`: this file is the entry point and, by `__path__`, the package `tasks`."""
+
+from pathlib import Path
+
+__path__ = [str(Path(__file__).with_suffix(""))]
+
+from invoke.collection import Collection
+
+from tasks import doctor, testing
+
+namespace = Collection()
+for module in (doctor, testing):
+    for name, item in Collection.from_module(module).tasks.items():
+        namespace.add_task(item, name)

@@ -1,0 +1,203 @@
+"""`image.toml`, the one config file, as frozen dataclasses.
+
+An environment variable overrides the file: `BELAY_ALPINE_KERNEL=lts` is `kernel` in `[alpine]`.
+Every mistake is reported with its file and line, and with what would have been right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli
+
+from tasks.core.errors import UserError
+from tasks.core.paths import CONFIG_FILE
+
+MIB = 1024 * 1024
+
+
+def _text(default: str, pattern: str, wanted: str) -> Any:
+    """A string (or each string of a list) that must match `pattern`, in words: `wanted`."""
+    return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
+
+
+def _texts(default: tuple[str, ...], pattern: str, wanted: str) -> Any:
+    return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
+
+
+def _whole(default: int, least: int, most: int) -> Any:
+    """A whole number from `least` to `most`, both included."""
+    return dataclasses.field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclass(frozen=True)
+class Os:
+    """What is built."""
+
+    name: str = _text("belay", r"[a-z0-9][a-z0-9-]{0,31}", "lower-case letters, digits, dashes")
+    version: str = _text("0.1.0", r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version like 1.2.3")
+
+
+@dataclass(frozen=True)
+class Alpine:
+    """Which Alpine it is built from."""
+
+    release: str = _text("3.23", r"\d+\.\d+", "a release branch like 3.23")
+    arch: Literal["x86_64"] = "x86_64"
+    mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
+    repositories: tuple[str, ...] = _texts(
+        ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
+    )
+    kernel: Literal["virt", "lts"] = "virt"
+
+    @property
+    def branch(self) -> str:
+        """The release branch as mirrors spell it: `v3.23`."""
+        return f"v{self.release}"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Sizes of the partitions of the disk image, in MiB."""
+
+    slot_mib: int = _whole(320, 32, 64 * 1024)
+    data_mib: int = _whole(64, 16, 1024 * 1024)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """How a slot is booted."""
+
+    cmdline: str = _text("", r"[^\n\"'$\\`{};&|<>]*", "no quotes and no shell characters")
+    features: tuple[str, ...] = _texts(
+        ("base", "belay"), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
+    )
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who may log in at the console."""
+
+    console: Literal["development", "locked"] = "locked"
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where a node finds the files that are its own."""
+
+    label: str = _text("BELAY", r"[A-Z0-9_-]{1,11}", "1 to 11 capital letters, digits, _ or -")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of `image.toml`."""
+
+    os: Os = Os()
+    alpine: Alpine = Alpine()
+    disk: Disk = Disk()
+    boot: Boot = Boot()
+    login: Login = Login()
+    node: Node = Node()
+
+
+SECTIONS: dict[str, Any] = typing.get_type_hints(Config)
+
+
+def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read `path`. Raises UserError at the first mistake, or where the file is missing."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; git checkout {path.name} brings it back") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name}: is not UTF-8 text: {error}") from None
+    try:
+        raw = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise UserError(f"{path.name}: is not valid TOML: {error}") from None
+
+    sections: dict[str, Any] = {}
+    for section, values in raw.items():
+        where = _place(path, text, section)
+        if section not in SECTIONS:
+            raise UserError(f'{where} unknown section "{section}", {_nearest(section, SECTIONS)}')
+        if not isinstance(values, dict):
+            raise UserError(f"{where} found {values!r}, wanted a section: [{section}]")
+        known = _fields(section)
+        for key in values:
+            if key not in known:
+                where = _place(path, text, section, key)
+                raise UserError(f'{where} unknown key "{key}", {_nearest(key, known)}')
+    for section, cls in SECTIONS.items():
+        given = {
+            key: _checked(value, section, key, _place(path, text, section, key))
+            for key, value in raw.get(section, {}).items()
+        }
+        for key in _fields(section):
+            if (name := f"BELAY_{section}_{key}".upper()) in environ:
+                value = _from_text(environ[name], typing.get_type_hints(cls)[key])
+                given[key] = _checked(value, section, key, f"{name}:")
+        sections[section] = cls(**given)
+    return Config(**sections)
+
+
+def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
+    return {item.name: item for item in dataclasses.fields(SECTIONS[section])}
+
+
+def _place(path: Path, text: str, section: str, key: str = "") -> str:
+    """Where `key` stands, as messages begin: `image.toml:12: [alpine]`."""
+    current = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            current = header[1]
+        is_key = re.match(rf'\s*"?{re.escape(key or section)}"?\s*=', line)
+        if (current == section and (not key or is_key)) or (not current and is_key):
+            return f"{path.name}:{number}: [{section}]"
+    return f"{path.name}: [{section}]"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f'did you mean "{near[0]}"?' if near else "known are: " + ", ".join(names)
+
+
+def _from_text(text: str, wanted: Any) -> object:
+    """The value of an environment variable as TOML would have given it."""
+    if wanted is int and re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return text.split() if typing.get_origin(wanted) is tuple else text
+
+
+def _checked(value: object, section: str, key: str, where: str) -> Any:
+    """`value` if it is what the field allows, lists as tuples; a UserError otherwise."""
+    kind = typing.get_type_hints(SECTIONS[section])[key]
+    rule = _fields(section)[key].metadata
+
+    def refuse(wanted: str) -> UserError:
+        return UserError(f"{where} {key}: found {value!r}, wanted {wanted}")
+
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise refuse(" or ".join(f'"{choice}"' for choice in typing.get_args(kind)))
+        return value
+    if kind is int:
+        if type(value) is not int or not rule["least"] <= value <= rule["most"]:
+            raise refuse(f"a whole number from {rule['least']} to {rule['most']}")
+        return value
+    items = [value] if kind is str else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise refuse("a string in quotes" if kind is str else 'a list of strings: ["a", "b"]')
+    for item in items:
+        if not re.fullmatch(rule["pattern"], item):
+            raise refuse(rule["wanted"])
+    return value if kind is str else tuple(items)

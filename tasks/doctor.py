@@ -1,0 +1,67 @@
+"""`inv doctor`: what this machine has of what Belay needs."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from tasks.core.config import MIB, load_config
+from tasks.core.errors import UserError
+from tasks.core.output import say, show_json
+from tasks.core.paths import PROJECT
+
+FREE_MIB = 2048  # a disk image, its parts, and the package archive
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `state` is ok, missing (some tasks can't run) or wrong."""
+
+    subject: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """Look at everything, quickest first."""
+    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+    machine = platform.machine()
+    yield (
+        Finding("machine", "ok", machine)
+        if machine == "x86_64"
+        else Finding("machine", "wrong", machine, "build on an x86_64 machine")
+    )
+    free_mib = shutil.disk_usage(PROJECT).free // MIB
+    yield (
+        Finding("disk space", "ok", f"{free_mib} MiB free")
+        if free_mib >= FREE_MIB
+        else Finding("disk space", "wrong", f"{free_mib} MiB free", f"make {FREE_MIB} MiB free")
+    )
+    try:
+        config = load_config()
+    except UserError as error:
+        yield Finding("image.toml", "wrong", str(error), "correct it there")
+    else:
+        yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
+
+
+@task(help={"json": "print the findings as JSON"})
+def doctor(c: Context, json: bool = False) -> None:
+    """Check that this machine has what Belay needs."""
+    found = list(findings())
+    if json:
+        show_json([asdict(item) for item in found])
+    for item in [] if json else found:
+        say(f"{item.state:8} {item.subject:18} {item.found}")
+        if item.remedy:
+            say(f"{'':8} {'':18} -> {item.remedy}")
+    if any(item.state == "wrong" for item in found):
+        raise Exit(code=1)

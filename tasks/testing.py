@@ -1,0 +1,75 @@
+"""`inv test` and `inv fix`: the linters and the tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from tasks.core.output import say
+from tasks.core.paths import PROJECT
+
+PYTHON = [sys.executable, "-m"]
+TOOLS = Path(sys.executable).parent
+
+
+def shell_scripts() -> list[str]:
+    """Every shell script of the project, told by its first line."""
+    listing = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    return [
+        name
+        for name in listing
+        if (path := PROJECT / name).is_file() and path.open("rb").read(9) == b"#!/bin/sh"
+    ]
+
+
+def _run_all(commands: list[list[str]]) -> None:
+    failed = []
+    for command in commands:
+        say("+ " + " ".join([Path(command[0]).name, *command[1:]]))
+        if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+            failed.append(command)
+    if failed:
+        raise Exit(code=1)
+
+
+@task(
+    help={
+        "quick": "only what takes seconds: the linters and the unit tests",
+        "only": "a selection of tests, as for pytest -k",
+    }
+)
+def test(c: Context, quick: bool = False, only: str = "") -> None:
+    """Run the linters and the tests."""
+    scripts = shell_scripts()
+    _run_all(
+        [
+            [*PYTHON, "ruff", "check", "--quiet"],
+            [*PYTHON, "ruff", "format", "--check", "--quiet"],
+            [*PYTHON, "mypy"],
+            [str(TOOLS / "shellcheck"), *scripts],
+            [str(TOOLS / "shfmt"), "-d", *scripts],
+        ]
+    )
+    selection = ["-m", "not container and not vm"] if quick else []
+    selection += ["-k", only] if only else []
+    _run_all([[*PYTHON, "pytest", *selection]])
+
+
+@task
+def fix(c: Context) -> None:
+    """Format the code, and put right what the linters can put right themselves."""
+    _run_all(
+        [
+            [*PYTHON, "ruff", "check", "--fix", "--quiet"],
+            [*PYTHON, "ruff", "format", "--quiet"],
+            [str(TOOLS / "shfmt"), "-w", *shell_scripts()],
+        ]
+    )

@@ -1,0 +1,67 @@
+"""image.toml: good values arrive, each mistake is named with its line and its remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.core.config import Config, load_config
+from tasks.core.errors import UserError
+from tasks.core.paths import CONFIG_FILE
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> Config:
+    path = tmp_path / "image.toml"
+    path.write_text(text)
+    return load_config(path, environ)
+
+
+def test_the_shipped_file_is_valid() -> None:
+    assert load_config(CONFIG_FILE, {}).alpine.branch == "v3.23"
+
+
+def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:
+    config = load(tmp_path, "[disk]\nslot_mib = 100\n")
+    assert (config.disk.slot_mib, config.disk.data_mib) == (100, 64)
+    assert config.login.console == "locked", "a console without a password has to be asked for"
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    text = '[alpine]\nkernel = "virt"\n'
+    environ = {"BELAY_ALPINE_KERNEL": "lts", "BELAY_DISK_SLOT_MIB": "64"}
+    config = load(tmp_path, text, **environ, BELAY_BOOT_FEATURES="base usb")
+    assert config.alpine.kernel == "lts"
+    assert config.disk.slot_mib == 64
+    assert config.boot.features == ("base", "usb")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[os]\n\n[alpine]\nrelase = 1\n", 'image.toml:4: [alpine] unknown key "relase", did'),
+        ("[alpin]\n", 'image.toml:1: [alpin] unknown section "alpin", did you mean "alpine"?'),
+        ("alpine = 3\n", "image.toml:1: [alpine] found 3, wanted a section"),
+        ("[disk]\nslot_mib = '1'\n", "image.toml:2: [disk] slot_mib: found '1', wanted a whole"),
+        ("[disk]\nslot_mib = 1\n", "wanted a whole number from 32 to 65536"),
+        ("[disk]\nslot_mib = true\n", "found True, wanted a whole number"),
+        ("[alpine]\nkernel = 'vrit'\n", '[alpine] kernel: found \'vrit\', wanted "virt" or "lts"'),
+        ("[alpine]\nmirror = 'ftp://x'\n", '"auto", "sample", or an http(s) URL'),
+        ("[boot]\nfeatures = 'usb'\n", 'wanted a list of strings: ["a", "b"]'),
+        ("[boot]\ncmdline = 'a; reboot'\n", "no quotes and no shell characters"),
+        ("[os]\nname = 1\n", "[os] name: found 1, wanted a string in quotes"),
+        ("[os\n", "image.toml: is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text)
+    assert message in str(caught.value)
+
+
+def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^BELAY_ALPINE_KERNEL: kernel: found 'x', wanted"):
+        load(tmp_path, "", BELAY_ALPINE_KERNEL="x")
+
+
+def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"image\.toml is missing; git checkout"):
+        load_config(tmp_path / "image.toml", {})
