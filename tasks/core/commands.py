@@ -1,0 +1,87 @@
+"""The one place that runs commands on the host."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tasks.core.errors import UserError
+
+LOG_TAIL_LINES = 15
+
+_running: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+_ending = threading.Event()
+
+
+class CommandError(UserError):
+    """A command failed: `output` holds the end of what it printed."""
+
+    def __init__(self, what: str, code: int, output: str, log: Path) -> None:
+        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        tail = "".join(f"  {line}\n" for line in output.splitlines()[-LOG_TAIL_LINES:])
+        super().__init__(f"{what} {how}:\n{tail}the whole output: {log}")
+        self.output = output
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    what: str,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> str:
+    """Run `argv` with its output in the file `log`, and return that output.
+
+    Raises CommandError, in which `what` names the work. Files are made with umask 022, because
+    their modes end up in what is built. `end_all` ends it from another thread.
+    """
+    words = [str(word) for word in argv]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w+b") as sink:
+        sink.write(f"+ {shlex.join(words)}\n".encode())
+        sink.flush()
+        start = sink.tell()
+        # Under the lock, so that no command starts unseen while all of them are being ended.
+        with _lock:
+            if _ending.is_set():
+                raise KeyboardInterrupt
+            try:
+                process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    umask=0o022,
+                    pass_fds=tuple(pass_fds),
+                )
+            except FileNotFoundError:
+                raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
+            _running.add(process)
+        try:
+            process.wait()
+        finally:
+            process.kill()  # does nothing to a process that ended
+            process.wait()
+            with _lock:
+                _running.discard(process)
+        sink.seek(start)
+        output = sink.read().decode(errors="replace")
+    if _ending.is_set():
+        raise KeyboardInterrupt
+    if process.returncode:
+        raise CommandError(what, process.returncode, output, log)
+    return output
+
+
+def end_all() -> None:
+    """End every running command, and let none start any more: for Ctrl-C."""
+    with _lock:
+        _ending.set()
+        for process in _running:
+            process.terminate()

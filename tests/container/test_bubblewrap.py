@@ -1,0 +1,113 @@
+"""The runner by itself, in the host's own root: what a job sees, and what it can't do."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.core import commands
+from tasks.core.commands import CommandError
+from tasks.core.errors import UserError
+from tasks.engines.bubblewrap import Bubblewrap
+from tasks.engines.engine import Job
+
+pytestmark = pytest.mark.container
+
+
+class Runner:
+    """Runs shell scripts with `in/greeting` and an output folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "a folder"
+        self.out = self.folder / "out"
+        self.out.mkdir(parents=True)
+        self.greeting = self.folder / "greeting.txt"
+        self.greeting.write_text("hello\n")
+
+    def __call__(self, script: str, **env: str) -> str:
+        inputs = {"greeting": self.greeting, "folder/inner": self.folder}
+        job = Job("trial", Path("/"), ("/bin/sh", "-euc", script), self.out, inputs, env)
+        return Bubblewrap().run(job, self.folder / "log")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+def test_inputs_are_read_and_results_written(run: Runner) -> None:
+    assert run("cat in/greeting; cp in/folder/inner/greeting.txt out/copy; pwd") == "hello\n/srv\n"
+    assert (run.out / "copy").read_text() == "hello\n"
+    assert (run.out / "copy").stat().st_uid == os.getuid()
+
+
+@pytest.mark.parametrize("target", ["in/greeting", "in/folder/inner/new", "/etc/new", "/new"])
+def test_nothing_but_the_output_can_be_written(run: Runner, target: str) -> None:
+    with pytest.raises(CommandError, match="Read-only file system"):
+        run(f"echo no > {target}")
+    assert run.greeting.read_text() == "hello\n"
+
+
+def test_there_is_no_network(run: Runner) -> None:
+    assert run("tail -n +3 /proc/net/dev | cut -d: -f1").split() == ["lo"]
+
+
+def test_the_environment_is_the_one_given(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "leaks")
+    seen = run("env", KERNEL="virt").splitlines()
+    assert "KERNEL=virt" in seen
+    assert not any("leaks" in line for line in seen)
+
+
+def test_owners_can_be_set_without_effect_and_modes_with(run: Runner) -> None:
+    run("touch out/f; chown 7:42 out/f; chgrp 3 out/f; chmod 4755 out/f; chown -h 9 out/f; id -u")
+    found = (run.out / "f").stat()
+    assert (found.st_uid, found.st_mode & 0o7777) == (os.getuid(), 0o4755)
+
+
+def test_modes_do_not_depend_on_the_umask(run: Runner) -> None:
+    before = os.umask(0o077)
+    try:
+        run("touch out/f; mkdir out/d")
+    finally:
+        os.umask(before)
+    assert (run.out / "f").stat().st_mode & 0o777 == 0o644
+    assert (run.out / "d").stat().st_mode & 0o777 == 0o755
+
+
+def test_chroot_works(run: Runner) -> None:
+    assert run("chroot / /bin/echo inside") == "inside\n"
+
+
+def test_a_failure_says_what_failed_and_shows_its_last_lines(run: Runner) -> None:
+    with pytest.raises(CommandError, match=r"(?s)trial failed with exit code 7:.*the reason.*log"):
+        run("echo the reason; exit 7")
+
+
+def test_ctrl_c_ends_a_job_at_once(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_ending", threading.Event())
+
+    def end_when_started() -> None:
+        deadline = time.monotonic() + 30
+        while not (run.out / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        commands.end_all()
+
+    ender = threading.Thread(target=end_when_started)
+    ender.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("touch out/started; sleep 600")
+    ender.join()
+
+
+def test_a_host_without_user_namespaces_is_told_what_to_do(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = run.folder / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
+    with pytest.raises(UserError, match=r"(?s)uid map.*forbids unprivileged.*sysctl -w kernel"):
+        run("true")
