@@ -1,7 +1,14 @@
-"""Where things lie: all generated files are below `build/`."""
+"""Where things lie: results below `build/`, what many checkouts share in the user's cache."""
 
+import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 BUILD = PROJECT / "build"
+LOGS = BUILD / "log"
 CONFIG_FILE = PROJECT / "image.toml"
+
+CACHE = Path(
+    os.environ.get("BELAY_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "belay"
+).resolve()

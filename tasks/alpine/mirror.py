@@ -1,0 +1,81 @@
+"""Mirrors of Alpine packages: which one is used, and reading a file from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from tasks.core.config import Alpine
+from tasks.core.errors import UserError
+from tasks.core.output import say
+from tasks.sample.mirror import sample_mirror
+
+PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
+ALPINE_KEYS = Path(__file__).with_name("keys")
+TIMEOUT_S = (5, 60)  # to connect, to read on
+PROBE_TIMEOUT_S = (3, 5)
+
+
+class Unreachable(UserError):
+    """A mirror did not answer."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place laid out like Alpine's mirror, a URL or a folder, and the keys it is trusted by."""
+
+    location: str
+    keys: Path
+
+    def read(self, path: str, timeout_s: tuple[float, float] = TIMEOUT_S) -> bytes:
+        """The file `path`, such as `v3.23/main/x86_64/APKINDEX.tar.gz`.
+
+        Raises Unreachable when the mirror doesn't answer, UserError when it hasn't got the file.
+        """
+        if not self.location.startswith("http"):
+            try:
+                return (Path(self.location) / path).read_bytes()
+            except OSError as error:
+                raise UserError(f"{self.location}/{path}: {error.strerror}") from None
+        url = f"{self.location.rstrip('/')}/{path}"
+        try:
+            response = requests.get(url, timeout=timeout_s)
+            response.raise_for_status()
+            return response.content
+        except requests.HTTPError as error:
+            raise UserError(
+                f"{url}: {error.response.status_code} {error.response.reason}"
+            ) from None
+        except requests.RequestException as error:
+            raise Unreachable(f"{url}: can't be reached: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, which says what a person can act on."""
+    inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+    return _reason(inner) if isinstance(inner, BaseException) else str(error).split(": ", 1)[-1]
+
+
+def index_path(alpine: Alpine, repository: str) -> str:
+    """Where a mirror has the index of a repository."""
+    return f"{alpine.branch}/{repository}/{alpine.arch}/APKINDEX.tar.gz"
+
+
+def choose_mirror(alpine: Alpine, keys: Path = ALPINE_KEYS) -> Mirror:
+    """The mirror that `image.toml` names; "auto" is the public one, or where it fails the sample.
+
+    Only a mirror that can't be reached leads to the sample: one that answers wrongly is an error.
+    """
+    if alpine.mirror not in ("auto", "sample"):
+        return Mirror(alpine.mirror, keys)
+    if alpine.mirror == "auto":
+        mirror = Mirror(PUBLIC, keys)
+        try:
+            mirror.read(index_path(alpine, alpine.repositories[0]), PROBE_TIMEOUT_S)
+            return mirror
+        except Unreachable as error:
+            say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")
+    folder = sample_mirror(alpine.release)
+    return Mirror(str(folder), folder / "keys")

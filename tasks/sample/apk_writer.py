@@ -1,0 +1,134 @@
+"""Writes Alpine packages and indexes, for the sample mirror.
+
+Format: https://wiki.alpinelinux.org/wiki/Apk_spec (v2); read by `tasks/alpine/apk_format.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tasks.alpine.apk_format import control_checksum
+
+STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, directory or symlink of a package to be written."""
+
+    path: str
+    mode: int
+    data: bytes | None = None  # None: a directory
+    target: str | None = None  # of a symlink
+    uid: int = 0
+    gid: int = 0
+
+
+def stored_gzip(data: bytes) -> bytes:
+    """`data` as one gzip stream of stored blocks: the same bytes whatever zlib the host has."""
+    parts = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff"]
+    for start in range(0, max(len(data), 1), STORED_BLOCK_MAX):
+        block = data[start : start + STORED_BLOCK_MAX]
+        last = start + STORED_BLOCK_MAX >= len(data)
+        parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
+    parts.append(struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF))
+    return b"".join(parts)
+
+
+def _tar(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    for entry in entries:
+        info = tarfile.TarInfo(entry.path)
+        info.mode, info.mtime, info.uid, info.gid = entry.mode, mtime, entry.uid, entry.gid
+        info.uname = info.gname = "root"
+        content = entry.data or b""
+        if entry.target is not None:
+            info.type, info.linkname, content = tarfile.SYMTYPE, entry.target, b""
+        elif entry.data is None:
+            info.type = tarfile.DIRTYPE
+        else:
+            info.size = len(content)
+        if checksums and info.type != tarfile.DIRTYPE:
+            hashed = content if entry.target is None else entry.target.encode()
+            info.pax_headers = {"APK-TOOLS.checksum.SHA1": hashlib.sha1(hashed).hexdigest()}
+        buffer.write(info.tobuf(tarfile.PAX_FORMAT))
+        buffer.write(content + b"\0" * (-len(content) % tarfile.BLOCKSIZE))
+    if end:
+        buffer.write(b"\0" * 2 * tarfile.BLOCKSIZE)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """An RSA key and the file name of its public half, which signatures carry."""
+
+    name: str
+    private: rsa.RSAPrivateKey
+
+    def signature(self, stream: bytes) -> bytes:
+        """The signature stream that goes before `stream`."""
+        signature = self.private.sign(stream, padding.PKCS1v15(), hashes.SHA256())
+        entry = Entry(f".SIGN.RSA256.{self.name}", 0o644, signature)
+        return stored_gzip(_tar([entry], end=False, checksums=False))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A package before it is written: its `fields` by the letters of the index."""
+
+    fields: Mapping[str, str]
+    entries: Sequence[Entry]
+    scripts: Mapping[str, bytes] = field(default_factory=dict)  # named like post-install
+    triggers: str = ""  # the folders that its trigger script watches
+
+
+PKGINFO = {  # letters of the index and what .PKGINFO calls them; those in LISTS repeat per word
+    "P": "pkgname", "V": "pkgver", "T": "pkgdesc", "U": "url", "t": "builddate", "I": "size",
+    "A": "arch", "o": "origin", "c": "commit", "m": "maintainer", "L": "license",
+    "q": "replaces_priority", "k": "provider_priority",
+    "D": "depend", "p": "provides", "r": "replaces", "i": "install_if",
+}  # fmt: skip
+LISTS = "Dpri"
+
+
+def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]:
+    """A signed package, and its entry for the index."""
+    build_date = int(draft.fields["t"])
+    content = stored_gzip(_tar(draft.entries, end=True, checksums=True, mtime=build_date))
+    lines = []
+    for letter, name in PKGINFO.items():
+        value = draft.fields.get(letter, "")
+        for item in value.split() if letter in LISTS else [value] if value else []:
+            lines.append(f"{name} = {item}")
+    if draft.triggers:
+        lines.append(f"triggers = {draft.triggers}")
+    lines.append(f"datahash = {hashlib.sha256(content).hexdigest()}")
+    members = [Entry(".PKGINFO", 0o644, ("\n".join(lines) + "\n").encode())]
+    members += [Entry(f".{name}", 0o755, draft.scripts[name]) for name in sorted(draft.scripts)]
+    control = stored_gzip(_tar(members, end=False, checksums=False))
+    package = key.signature(control) + control + content
+    fields = {**draft.fields, "C": control_checksum(control), "S": str(len(package))}
+    return package, fields
+
+
+def write_index(packages: Iterable[Mapping[str, str]], key: SigningKey) -> bytes:
+    """A signed APKINDEX.tar.gz."""
+    text = "".join(
+        "".join(f"{letter}:{value}\n" for letter, value in fields.items() if value) + "\n"
+        for fields in packages
+    )
+    members = [
+        Entry("DESCRIPTION", 0o644, b"Belay sample mirror\n"),
+        Entry("APKINDEX", 0o644, text.encode()),
+    ]
+    stream = stored_gzip(_tar(members, end=True, checksums=False))
+    return key.signature(stream) + stream

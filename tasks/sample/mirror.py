@@ -1,0 +1,82 @@
+"""The sample mirror: real Alpine packages for machines that can't reach Alpine's mirror.
+
+A folder laid out as a mirror, `v3.23/main/x86_64/`, with the public half of the key that signs it
+in `keys/`. Everything that reads a mirror reads this one in the same way.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tasks.core.errors import UserError
+from tasks.core.output import say
+from tasks.core.paths import CACHE
+from tasks.sample.apk_writer import Draft, SigningKey, write_index, write_package
+from tasks.sample.packages import rebuild
+from tasks.sample.standins import debian_tools, static_apk
+from tasks.sample.wheel import WHEELS, System, Wheel, download
+
+KEY_NAME = "belay-sample.rsa.pub"
+LAYOUT = 1  # goes up when mirrors made before are to be made anew
+
+
+def sample_mirror(release: str) -> Path:
+    """The folder of the sample mirror for a release branch, made if it isn't there yet.
+
+    Raises UserError where there is no sample of that release, or a source of it can't be reached.
+    """
+    wheel = WHEELS.get(release)
+    if wheel is None:
+        known = ", ".join(sorted(WHEELS))
+        raise UserError(f"there is no sample of Alpine {release}; there is one of: {known}")
+    place = CACHE / "sample" / f"{release}-{wheel.sha256[:12]}-{LAYOUT}"
+    if not place.is_dir():
+        say(f"making the sample mirror of Alpine {release} (once, about 15 s)")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix="making-") as scratch:
+            mirror = _make(wheel, release, Path(scratch))
+            try:
+                mirror.rename(place)
+            except OSError:  # another build was quicker
+                if not place.is_dir():
+                    raise
+    return place
+
+
+def _make(wheel: Wheel, release: str, scratch: Path) -> Path:
+    mirror, tools = scratch / "mirror", scratch / "tools"
+    tools.mkdir()
+    system = System(download(wheel, scratch), scratch)
+    drafts = [*rebuild(system), static_apk(system), *debian_tools(tools)]
+    key = _new_key(mirror / "keys")
+    _write_repository(mirror / f"v{release}" / "main" / "x86_64", drafts, key)
+    _write_repository(mirror / f"v{release}" / "community" / "x86_64", [], key)
+    shutil.rmtree(tools)
+    return mirror
+
+
+def _new_key(folder: Path) -> SigningKey:
+    """A key that exists only while the mirror is made: nothing more can be signed with it."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    folder.mkdir(parents=True)
+    (folder / KEY_NAME).write_bytes(
+        private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return SigningKey(KEY_NAME, private)
+
+
+def _write_repository(folder: Path, drafts: list[Draft], key: SigningKey) -> None:
+    folder.mkdir(parents=True)
+    index = []
+    for draft in sorted(drafts, key=lambda draft: draft.fields["P"]):
+        data, fields = write_package(draft, key)
+        (folder / f"{fields['P']}-{fields['V']}.apk").write_bytes(data)
+        index.append(fields)
+    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key))
