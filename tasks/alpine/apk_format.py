@@ -32,11 +32,17 @@ class Package:
     version: str
     size: int
     checksum: str
+    folder: str  # of the mirror, such as v3.23/main/x86_64
 
     @property
     def file_name(self) -> str:
         """What the package is called on a mirror."""
         return f"{self.name}-{self.version}.apk"
+
+    @property
+    def path(self) -> str:
+        """Where a mirror has it."""
+        return f"{self.folder}/{self.file_name}"
 
 
 def gzip_streams(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -56,8 +62,11 @@ def gzip_streams(data: bytes) -> list[tuple[bytes, bytes]]:
     return streams
 
 
-def read_index(data: bytes) -> list[Package]:
-    """The packages of an APKINDEX.tar.gz, which must have been verified before."""
+def read_index(data: bytes, folder: str) -> list[Package]:
+    """The packages of an APKINDEX.tar.gz, which must have been verified before.
+
+    `folder` is where the index lies on its mirror, such as v3.23/main/x86_64.
+    """
     _, (_, content) = gzip_streams(data)
     with tarfile.open(fileobj=io.BytesIO(content), ignore_zeros=True) as archive:
         text = _member(archive, archive.getmember("APKINDEX")).decode()
@@ -65,7 +74,9 @@ def read_index(data: bytes) -> list[Package]:
     for entry in text.split("\n\n"):
         if entry.strip():
             fields = dict(line.split(":", 1) for line in entry.splitlines() if line)
-            packages.append(Package(fields["P"], fields["V"], int(fields["S"]), fields["C"]))
+            packages.append(
+                Package(fields["P"], fields["V"], int(fields["S"]), fields["C"], folder)
+            )
     return packages
 
 

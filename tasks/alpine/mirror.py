@@ -13,6 +13,7 @@ from tasks.core.output import say
 from tasks.sample.mirror import sample_mirror
 
 PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
+INDEX = "APKINDEX.tar.gz"
 ALPINE_KEYS = Path(__file__).with_name("keys")
 TIMEOUT_S = (5, 60)  # to connect, to read on
 PROBE_TIMEOUT_S = (3, 5)
@@ -58,9 +59,9 @@ def _reason(error: BaseException) -> str:
     return _reason(inner) if isinstance(inner, BaseException) else str(error).split(": ", 1)[-1]
 
 
-def index_path(alpine: Alpine, repository: str) -> str:
-    """Where a mirror has the index of a repository."""
-    return f"{alpine.branch}/{repository}/{alpine.arch}/APKINDEX.tar.gz"
+def folder_of(alpine: Alpine, repository: str) -> str:
+    """Where a mirror has a repository: its index and its packages."""
+    return f"{alpine.branch}/{repository}/{alpine.arch}"
 
 
 def choose_mirror(alpine: Alpine, keys: Path = ALPINE_KEYS) -> Mirror:
@@ -73,7 +74,7 @@ def choose_mirror(alpine: Alpine, keys: Path = ALPINE_KEYS) -> Mirror:
     if alpine.mirror == "auto":
         mirror = Mirror(PUBLIC, keys)
         try:
-            mirror.read(index_path(alpine, alpine.repositories[0]), PROBE_TIMEOUT_S)
+            mirror.read(f"{folder_of(alpine, alpine.repositories[0])}/{INDEX}", PROBE_TIMEOUT_S)
             return mirror
         except Unreachable as error:
             say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")

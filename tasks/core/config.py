@@ -78,7 +78,7 @@ class Boot:
 
     cmdline: str = _text("", r"[^\n\"'$\\`{};&|<>]*", "no quotes and no shell characters")
     features: tuple[str, ...] = _texts(
-        ("base", "belay"), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
+        ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
     )
 
 

@@ -6,7 +6,6 @@ in `keys/`. Everything that reads a mirror reads this one in the same way.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tasks.core.errors import UserError
+from tasks.core.files import folder_for
 from tasks.core.output import say
 from tasks.core.paths import CACHE
 from tasks.sample.apk_writer import Draft, SigningKey, write_index, write_package
@@ -37,27 +37,19 @@ def sample_mirror(release: str) -> Path:
     place = CACHE / "sample" / f"{release}-{wheel.sha256[:12]}-{LAYOUT}"
     if not place.is_dir():
         say(f"making the sample mirror of Alpine {release} (once, about 15 s)")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix="making-") as scratch:
-            mirror = _make(wheel, release, Path(scratch))
-            try:
-                mirror.rename(place)
-            except OSError:  # another build was quicker
-                if not place.is_dir():
-                    raise
+        with folder_for(place) as mirror, tempfile.TemporaryDirectory() as scratch:
+            _make(mirror, wheel, release, Path(scratch))
     return place
 
 
-def _make(wheel: Wheel, release: str, scratch: Path) -> Path:
-    mirror, tools = scratch / "mirror", scratch / "tools"
+def _make(mirror: Path, wheel: Wheel, release: str, scratch: Path) -> None:
+    tools = scratch / "tools"
     tools.mkdir()
     system = System(download(wheel, scratch), scratch)
     drafts = [*rebuild(system), static_apk(system), *debian_tools(tools)]
     key = _new_key(mirror / "keys")
     _write_repository(mirror / f"v{release}" / "main" / "x86_64", drafts, key)
     _write_repository(mirror / f"v{release}" / "community" / "x86_64", [], key)
-    shutil.rmtree(tools)
-    return mirror
 
 
 def _new_key(folder: Path) -> SigningKey:

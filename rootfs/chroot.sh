@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs the system's packages into out/root; packing (tasks/alpine/tree.py) makes it chroot.tar.
+#   in/mirror, in/keys     the local copy of a mirror, and the keys it is trusted by
+#   $APK_OPTIONS $WORLD    words
+set -eu
+
+root=out/root
+mkdir -p "$root/etc/mkinitfs"
+# The initramfs is a step of its own; without this, installing the kernel would make one too.
+echo 'disable_trigger=yes' >"$root/etc/mkinitfs/mkinitfs.conf"
+
+# shellcheck disable=SC2086 # both are lists of words
+apk $APK_OPTIONS add --initdb $WORLD
+
+if [ -e "$root/etc/mkinitfs/mkinitfs.conf.apk-new" ]; then
+	mv "$root/etc/mkinitfs/mkinitfs.conf.apk-new" "$root/etc/mkinitfs/mkinitfs.conf"
+fi
+
+# Engines differ in the device nodes that they let apk make. The kernel makes them anyway.
+rm -rf "${root:?}/dev"
+mkdir -p "$root/dev/pts" "$root/dev/shm"
+chmod 755 "$root/lib/apk/exec"
+rm -f "$root/var/log/apk.log" "$root/etc/passwd-" "$root/etc/group-" "$root/etc/shadow-"
+
+# adduser notes the day of today; a password's age means nothing where nobody has one.
+sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:0:/' "$root/etc/shadow"

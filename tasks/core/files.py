@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).chmod(0o644)
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def folder_for(place: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `place` when the block ends well, and is gone otherwise.
+
+    Where `place` is there already, made by another process meanwhile, that one stays.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".partial-"))
+    try:
+        scratch.chmod(0o755)
+        yield scratch
+        try:
+            scratch.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+    finally:
+        remove_tree(scratch)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all in it, also folders that nobody may write to."""
+
+    def make_writable(_function: object, path: str, _error: object) -> None:
+        Path(path).parent.chmod(0o700)
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            Path(path).chmod(0o700)
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink()
+
+    if folder.exists():
+        shutil.rmtree(folder, onerror=make_writable)

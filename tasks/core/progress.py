@@ -1,0 +1,102 @@
+"""Shows what is going on while it lasts, and a table when it is over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tasks.steps.runner import Outcome
+
+SHOW_AFTER_S = 1.0  # what is done before that needs no progress
+
+
+def human_size(size: int) -> str:
+    """`size` bytes for people: `1.4 MiB`."""
+    amount, units = float(size), ["B", "KiB", "MiB", "GiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount /= 1024
+        units.pop(0)
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
+class Progress:
+    """A context in which running work is shown, by name with its seconds, below the other output.
+
+    Where the output is no terminal, each piece of work gets one line when it begins.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._running: dict[str, tuple[float, str]] = {}
+        self._lock = threading.Lock()
+        self._live = Live(
+            get_renderable=self._render,
+            console=self.console,
+            transient=True,
+            refresh_per_second=8,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self._live.stop()
+
+    def started(self, name: str, detail: str = "") -> None:
+        """`name` goes on, and so far `detail`; called again to change the detail."""
+        with self._lock:
+            fresh = name not in self._running
+            since = time.monotonic() if fresh else self._running[name][0]
+            self._running[name] = (since, detail)
+        if fresh and not self.console.is_terminal:
+            self.console.print(f"{name} ...", highlight=False)
+
+    def ended(self, outcome: Outcome) -> None:
+        """A step is over."""
+        self.stopped(outcome.step)
+
+    def stopped(self, name: str) -> None:
+        """`name` is over."""
+        with self._lock:
+            self._running.pop(name, None)
+
+    def _render(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        now = time.monotonic()
+        with self._lock:
+            for name, (since, detail) in self._running.items():
+                if now - since >= SHOW_AFTER_S:
+                    table.add_row(Spinner("dots"), name, f"{now - since:.0f} s", detail)
+        return table
+
+
+def show_outcomes(outcomes: list[Outcome], seconds: float) -> None:
+    """The closing table: each step, whether it was built, its time and its size."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("step", "left"), ("", "left"), ("seconds", "right"), ("size", "right")):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    table.add_column("file")
+    for outcome in outcomes:
+        files = " ".join(f"build/{name}" for name in outcome.files)
+        table.add_row(
+            outcome.step, outcome.state, f"{outcome.seconds:.2f}", human_size(outcome.size), files
+        )
+    table.add_row("all", "", f"{seconds:.2f}", "", "", style="bold")
+    Console(stderr=True).print(table)

@@ -1,0 +1,134 @@
+"""Runs the steps that are wanted and not built yet, independent ones side by side."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Protocol
+
+from tasks.core import commands
+from tasks.core.errors import UserError
+from tasks.core.files import folder_for, remove_tree
+from tasks.core.paths import BUILD, LOGS
+from tasks.engines.engine import Engine, Job
+from tasks.steps.step import Keyed, Step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step: `state` is built or cached, `size` the bytes of its outputs."""
+
+    step: str
+    state: str
+    seconds: float
+    size: int
+    files: tuple[str, ...]
+
+
+class Watcher(Protocol):
+    """Is told what goes on, to show it."""
+
+    def started(self, step: str) -> None:
+        """A step begins to run."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A step is done."""
+
+
+def run_order(steps: Mapping[str, Step], targets: Iterable[str]) -> list[str]:
+    """The names of `targets` and of all that they need, each after those it needs."""
+    wanted: set[str] = set()
+    queue = list(targets)
+    while queue:
+        name = queue.pop()
+        if name not in wanted:
+            wanted.add(name)
+            queue += steps[name].needs
+    return list(
+        TopologicalSorter(
+            {name: sorted(steps[name].needs) for name in sorted(wanted)}
+        ).static_order()
+    )
+
+
+def ensure(
+    plan: Mapping[str, Keyed],
+    root: Path,
+    engine: Engine,
+    watcher: Watcher,
+    force: Iterable[str] = (),
+) -> list[Outcome]:
+    """Build what isn't built, and link all results into `build/`; `force` names steps to repeat.
+
+    Raises the first error; steps that run beside it are ended, what was finished stays.
+    """
+    sorter = TopologicalSorter({name: item.step.needs for name, item in plan.items()})
+    sorter.prepare()
+    outcomes: dict[str, Outcome] = {}
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    running: dict[Future[Outcome], str] = {}
+    try:
+        while sorter.is_active():
+            for name in sorter.get_ready():
+                item = plan[name]
+                if name in force:
+                    remove_tree(item.place)
+                running[pool.submit(_ensure_one, item, root, engine, watcher)] = name
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(done)
+                outcomes[name] = done.result()
+                watcher.ended(outcomes[name])
+                sorter.done(name)
+    except BaseException:
+        commands.end_all()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [outcomes[name] for name in plan]
+
+
+def _ensure_one(item: Keyed, root: Path, engine: Engine, watcher: Watcher) -> Outcome:
+    start = time.monotonic()
+    state = "cached"
+    if not item.is_built:
+        state = "built"
+        watcher.started(item.step.name)
+        _build(item, root, engine)
+    for name in item.step.outputs:
+        _link(BUILD / name, item.place / name)
+    size = sum((item.place / name).stat().st_size for name in item.step.outputs)
+    return Outcome(item.step.name, state, time.monotonic() - start, size, item.step.outputs)
+
+
+def _build(item: Keyed, root: Path, engine: Engine) -> None:
+    step = item.step
+    log = LOGS / f"{step.name}.log"
+    with folder_for(item.place) as place:
+        out = place / ".work"
+        out.mkdir()
+        out.chmod(0o755)
+        argv = ("/bin/sh", "-eu", "in/script")
+        engine.run(Job(step.name, root, argv, out, item.input_paths(), step.env), log)
+        if step.finish:
+            step.finish(out)
+        for name in step.outputs:
+            if not (out / name).exists():
+                raise UserError(f"step {step.name} made no {name}; its output: {log}")
+            (out / name).rename(place / name)
+        remove_tree(out)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make `link` point to `target`, at no time to nothing."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.rename(link)

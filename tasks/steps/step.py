@@ -1,0 +1,129 @@
+"""A step: one cached unit of the build, and the key that says whether its result is still good."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.core.paths import CACHE, PROJECT
+
+
+@dataclass(frozen=True)
+class Result:
+    """An input that another step makes."""
+
+    step: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """An input whose identity is known without reading it."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """A shell script that runs in the container, and all that it depends on.
+
+    A plain path among the inputs is a file or folder of the project, hashed with its content.
+    `finish` does on the host, on the folder of outputs, what the container has no tool for.
+    """
+
+    name: str
+    script: Path
+    outputs: tuple[str, ...]
+    inputs: Mapping[str, Path | Result | Known] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    finish: Callable[[Path], None] | None = None
+
+    @property
+    def needs(self) -> set[str]:
+        """The names of the steps whose results go in."""
+        return {item.step for item in self.inputs.values() if isinstance(item, Result)}
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A step with its key, and with the keys of the steps before it."""
+
+    step: Step
+    key: str
+    before: Mapping[str, str]
+
+    @property
+    def place(self) -> Path:
+        """The folder that has its outputs, if it was built."""
+        return CACHE / "results" / self.key
+
+    @property
+    def is_built(self) -> bool:
+        """Whether this very result is there: it got its name when it was complete."""
+        return self.place.is_dir()
+
+    def input_paths(self) -> dict[str, Path]:
+        """Where the job finds each input; results are there once the steps before it ran."""
+        paths = {"script": self.step.script}
+        for name, item in self.step.inputs.items():
+            if isinstance(item, Result):
+                paths[name] = CACHE / "results" / self.before[item.step] / item.file
+            else:
+                paths[name] = item.path if isinstance(item, Known) else item
+        return paths
+
+
+def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) -> dict[str, Keyed]:
+    """The steps in `order`, in which each comes after those it needs, with their keys."""
+    done: dict[str, Keyed] = {}
+    for name in order:
+        step = steps[name]
+        before = {need: done[need].key for need in sorted(step.needs)}
+        parts = {
+            "container": container_digest,
+            "env": dict(step.env),
+            "finish": tree_digest(Path(inspect.getfile(step.finish))) if step.finish else "",
+            "inputs": {
+                entry: _digest(item, before)
+                for entry, item in {"script": step.script, **step.inputs}.items()
+            },
+            "name": name,
+            "outputs": step.outputs,
+        }
+        text = json.dumps(parts, sort_keys=True)
+        key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        done[name] = Keyed(step, key, before)
+    return done
+
+
+def _digest(item: Path | Result | Known, before: Mapping[str, str]) -> str:
+    if isinstance(item, Result):
+        return f"{before[item.step]}/{item.file}"
+    return item.digest if isinstance(item, Known) else tree_digest(item)
+
+
+def tree_digest(path: Path) -> str:
+    """The hash of a file, or of a folder with all in it: names, content, the x bit, symlinks.
+
+    That is what git keeps; so a clone by another user under another umask has the same hash.
+    """
+    if not path.exists():
+        raise UserError(f"{path.relative_to(PROJECT)} is missing; git checkout brings it back")
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        name = file.relative_to(path).as_posix()
+        if file.is_symlink():
+            total.update(f"{name} link {file.readlink()}\n".encode())
+        elif file.is_file():
+            executable = file.stat().st_mode & 0o100
+            total.update(f"{name} file {executable} {file.stat().st_size}\n".encode())
+            total.update(file.read_bytes())
+        else:
+            total.update(f"{name} folder\n".encode())
+    return total.hexdigest()
