@@ -50,3 +50,15 @@ def chroot(c: Context, force: bool = False, json: bool = False) -> None:
 def initramfs(c: Context, force: bool = False, json: bool = False) -> None:
     """Make build/initramfs, which finds the slot and starts the system in it."""
     build("initramfs", load_config(), force, json)
+
+
+@task(help=HELP)
+def modloop(c: Context, force: bool = False, json: bool = False) -> None:
+    """Pack kernel modules and firmware into build/modloop.squashfs."""
+    build("modloop", load_config(), force, json)
+
+
+@task(help=HELP)
+def rootfs(c: Context, force: bool = False, json: bool = False) -> None:
+    """Pack the system and rootfs/overlay into build/root.squashfs."""
+    build("rootfs", load_config(), force, json)

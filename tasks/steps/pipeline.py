@@ -26,7 +26,7 @@ def system_world(config: Config) -> tuple[str, ...]:
 
 def pipeline(config: Config, snapshot: Snapshot) -> dict[str, Step]:
     """All steps, by name."""
-    steps = (chroot(config, snapshot), initramfs(config))
+    steps = (chroot(config, snapshot), initramfs(config), modloop(), rootfs(config))
     return {step.name: step for step in steps}
 
 
@@ -65,4 +65,35 @@ def initramfs(config: Config) -> Step:
         env={"FEATURES": " ".join(config.boot.features)},
         outputs=("initramfs",),
         finish=pack_initramfs,
+    )
+
+
+def modloop() -> Step:
+    """The slot's modloop part: kernel modules, and the firmware they ask for."""
+    return Step(
+        name="modloop",
+        script=PROJECT / "modloop" / "modloop.sh",
+        inputs={"chroot.tar": CHROOT},
+        outputs=("modloop.squashfs",),
+    )
+
+
+def rootfs(config: Config) -> Step:
+    """The slot's root part: the packages and `rootfs/overlay`."""
+    folder = PROJECT / "rootfs"
+    return Step(
+        name="rootfs",
+        script=folder / "rootfs.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "overlay": folder / "overlay",
+            "services": folder / "services",
+        },
+        env={
+            "OS_NAME": config.os.name,
+            "OS_VERSION": config.os.version,
+            "NODE_LABEL": config.node.label,
+            "CONSOLE": config.login.console,
+        },
+        outputs=("root.squashfs",),
     )

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
+#   in/chroot.tar  in/overlay  in/services
+#   $OS_NAME $OS_VERSION $NODE_LABEL
+#   $CONSOLE    development: root has an empty password; locked: no password opens any account
+set -eu
+
+root=out/root
+mkdir "$root"
+tar -xf in/chroot.tar -C "$root"
+# These come from the slot's other parts.
+rm -rf "${root:?}"/boot/* "${root:?}/lib/modules" "${root:?}/lib/firmware"
+mkdir "$root/.modloop"
+ln -s /.modloop/modules "$root/lib/modules"
+ln -s /.modloop/firmware "$root/lib/firmware"
+
+# git keeps no modes but x, and a folder's owner is whoever cloned it.
+cp -R in/overlay/. "$root/"
+(cd in/overlay && find . -mindepth 1 -type d) | while read -r path; do chmod 755 "$root/$path"; done
+(cd in/overlay && find . -type f) | while read -r path; do
+	if [ -x "in/overlay/$path" ]; then chmod 755 "$root/$path"; else chmod 644 "$root/$path"; fi
+done
+
+mkdir -p "$root/etc/belay"
+echo "$NODE_LABEL" >"$root/etc/belay/node-label"
+echo "$OS_NAME $OS_VERSION" >"$root/etc/belay/release"
+echo "$OS_NAME" >"$root/etc/hostname"
+printf '%s %s on \\l\n\n' "$OS_NAME" "$OS_VERSION" >"$root/etc/issue"
+
+case $CONSOLE in
+development) password= ;;
+*) password='*' ;;
+esac
+sed -i "s/^root:[^:]*:/root:$password:/" "$root/etc/shadow"
+
+sed 's/#.*//' in/services | while read -r runlevel service; do
+	[ -n "$service" ] || continue
+	[ -x "$root/etc/init.d/$service" ] || {
+		echo "rootfs/services: there is no service $service in /etc/init.d" >&2
+		exit 1
+	}
+	ln -s "/etc/init.d/$service" "$root/etc/runlevels/$runlevel/$service"
+done
+
+# In the container all belongs to root; chroot.tar knows better.
+tar -tvf in/chroot.tar | awk '$2 != "0/0" {
+	mode = $1
+	n = 0
+	for (i = 2; i <= 10; i++) n = n * 2 + (substr(mode, i, 1) != "-")
+	printf "%s m %o %s\n", $6, n, $2
+}' | sed 's|\([0-9]*\)/\([0-9]*\)$|\1 \2|' >out/owners
+
+# Not compressed: see docs/adr. -no-exports and -no-xattrs: nobody exports a root, GRUB knows no
+# xattrs.
+mksquashfs "$root" out/root.squashfs -noappend -no-progress -quiet -mem 128M \
+	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs \
+	-mkfs-time 0 -all-time 0 -pf out/owners
