@@ -62,3 +62,15 @@ def modloop(c: Context, force: bool = False, json: bool = False) -> None:
 def rootfs(c: Context, force: bool = False, json: bool = False) -> None:
     """Pack the system and rootfs/overlay into build/root.squashfs."""
     build("rootfs", load_config(), force, json)
+
+
+@task(help=HELP)
+def slot(c: Context, force: bool = False, json: bool = False) -> None:
+    """Put build/slot.img together: kernel, initramfs, root and modules."""
+    build("slot", load_config(), force, json)
+
+
+@task(help=HELP)
+def image(c: Context, force: bool = False, json: bool = False) -> None:
+    """Make build/disk.img, which boots slot A or B on UEFI and BIOS."""
+    build("image", load_config(), force, json)

@@ -11,7 +11,9 @@ from tasks.alpine.snapshot import Snapshot
 from tasks.alpine.tree import pack_root
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
-from tasks.steps.step import Known, Result, Step
+from tasks.disk.layout import grub_config, layout, sfdisk_script
+from tasks.steps.step import Content, Known, Result, Step
+from updater.grubenv import BootState, render
 
 SYSTEM = "system"  # what the snapshot calls the packages of the node
 WORLD_FILE = PROJECT / "rootfs" / "world"
@@ -26,7 +28,14 @@ def system_world(config: Config) -> tuple[str, ...]:
 
 def pipeline(config: Config, snapshot: Snapshot) -> dict[str, Step]:
     """All steps, by name."""
-    steps = (chroot(config, snapshot), initramfs(config), modloop(), rootfs(config))
+    steps = (
+        chroot(config, snapshot),
+        initramfs(config),
+        modloop(),
+        rootfs(config),
+        slot(config),
+        image(config),
+    )
     return {step.name: step for step in steps}
 
 
@@ -96,4 +105,52 @@ def rootfs(config: Config) -> Step:
             "CONSOLE": config.login.console,
         },
         outputs=("root.squashfs",),
+    )
+
+
+def slot(config: Config) -> Step:
+    """The bytes of a slot partition: the same for both slots."""
+    return Step(
+        name="slot",
+        script=PROJECT / "tasks" / "disk" / "slot.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "initramfs": Result("initramfs", "initramfs"),
+            "root.squashfs": Result("rootfs", "root.squashfs"),
+            "modloop.squashfs": Result("modloop", "modloop.squashfs"),
+        },
+        env={
+            "OS_NAME": config.os.name,
+            "OS_VERSION": config.os.version,
+            "ARCH": config.alpine.arch,
+            "SLOT_MIB": str(config.disk.slot_mib),
+        },
+        outputs=("slot.img",),
+    )
+
+
+def image(config: Config) -> Step:
+    """The disk image: both slots, and what boots them."""
+    disk = layout(config)
+    places = {}
+    for partition in disk.partitions:
+        name = partition.name.upper().replace("-", "_")
+        places[f"{name}_FIRST"] = str(partition.first)
+        places[f"{name}_SECTORS"] = str(partition.sectors)
+    return Step(
+        name="image",
+        script=PROJECT / "tasks" / "disk" / "image.sh",
+        inputs={
+            "slot.img": Result("slot", "slot.img"),
+            "partitions": Content(sfdisk_script(disk).encode()),
+            "grub.cfg": Content(grub_config(config, disk).encode()),
+            "grubenv": Content(render(BootState())),
+        },
+        env={
+            "SIZE_MIB": str(disk.size_mib),
+            "NODE_LABEL": config.node.label,
+            "DATA_UUID": disk["data"].guid,
+            **places,
+        },
+        outputs=("disk.img",),
     )

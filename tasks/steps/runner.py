@@ -109,11 +109,13 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
     step = item.step
     log = LOGS / f"{step.name}.log"
     with folder_for(item.place) as place:
-        out = place / ".work"
-        out.mkdir()
-        out.chmod(0o755)
+        out, written = place / ".work", place / ".inputs"
+        for folder in (out, written):
+            folder.mkdir()
+            folder.chmod(0o755)
         argv = ("/bin/sh", "-eu", "in/script")
-        engine.run(Job(step.name, root, argv, out, item.input_paths(), step.env), log)
+        job = Job(step.name, root, argv, out, item.input_paths(written), step.env)
+        engine.run(job, log)
         if step.finish:
             step.finish(out)
         for name in step.outputs:
@@ -121,6 +123,7 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
                 raise UserError(f"step {step.name} made no {name}; its output: {log}")
             (out / name).rename(place / name)
         remove_tree(out)
+        remove_tree(written)
 
 
 def _link(link: Path, target: Path) -> None:

@@ -30,6 +30,16 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Content:
+    """An input that is a small file with this content."""
+
+    data: bytes
+
+
+Input = Path | Result | Known | Content
+
+
+@dataclass(frozen=True)
 class Step:
     """A shell script that runs in the container, and all that it depends on.
 
@@ -40,7 +50,7 @@ class Step:
     name: str
     script: Path
     outputs: tuple[str, ...]
-    inputs: Mapping[str, Path | Result | Known] = field(default_factory=dict)
+    inputs: Mapping[str, Input] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path], None] | None = None
 
@@ -68,14 +78,22 @@ class Keyed:
         """Whether this very result is there: it got its name when it was complete."""
         return self.place.is_dir()
 
-    def input_paths(self) -> dict[str, Path]:
-        """Where the job finds each input; results are there once the steps before it ran."""
+    def input_paths(self, scratch: Path) -> dict[str, Path]:
+        """Where the job finds each input; what has to be written for it is written to `scratch`.
+
+        Results are there once the steps before it ran.
+        """
         paths = {"script": self.step.script}
         for name, item in self.step.inputs.items():
             if isinstance(item, Result):
                 paths[name] = CACHE / "results" / self.before[item.step] / item.file
+            elif isinstance(item, Known):
+                paths[name] = item.path
+            elif isinstance(item, Content):
+                paths[name] = scratch / name
+                paths[name].write_bytes(item.data)
             else:
-                paths[name] = item.path if isinstance(item, Known) else item
+                paths[name] = item
         return paths
 
 
@@ -102,9 +120,11 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
     return done
 
 
-def _digest(item: Path | Result | Known, before: Mapping[str, str]) -> str:
+def _digest(item: Input, before: Mapping[str, str]) -> str:
     if isinstance(item, Result):
         return f"{before[item.step]}/{item.file}"
+    if isinstance(item, Content):
+        return hashlib.sha256(item.data).hexdigest()
     return item.digest if isinstance(item, Known) else tree_digest(item)
 
 
