@@ -42,6 +42,13 @@ sed 's/#.*//' in/services | while read -r runlevel service; do
 	ln -s "/etc/init.d/$service" "$root/etc/runlevels/$runlevel/$service"
 done
 
+# What depends on what, worked out now instead of at each boot. After the last change to services: a
+# list that is older than a service silently leaves it out.
+mkdir -p "$root/run/openrc" "$root/var/cache/rc"
+chroot "$root" /sbin/rc-update -u
+mv "$root/run/openrc/deptree" "$root/run/openrc/depconfig" "$root/var/cache/rc/"
+rm -rf "${root:?}"/run/*
+
 # In the container all belongs to root; chroot.tar knows better.
 tar -tvf in/chroot.tar | awk '$2 != "0/0" {
 	mode = $1

@@ -1,0 +1,94 @@
+"""A virtual machine as qemu's command line describes it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.core.host import require_program
+from tasks.vm.kvm import kvm_works
+
+PROGRAM = "qemu-system-x86_64"
+DEBIAN_PACKAGES = ("qemu-system-x86", "ovmf")
+
+# UEFI for virtual machines, and the template of its variables, where distributions put them.
+FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian, Ubuntu
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),  # Alpine, older Debian
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),  # Fedora
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),  # Arch
+)
+
+
+def qemu_program() -> str:
+    """The qemu that is used. Raises UserError where there is none."""
+    return require_program(PROGRAM, DEBIAN_PACKAGES)
+
+
+def firmware() -> tuple[Path, Path]:
+    """The UEFI firmware and the template of its variables. Raises UserError where there is none."""
+    for code, variables in FIRMWARE:
+        if Path(code).exists() and Path(variables).exists():
+            return Path(code), Path(variables)
+    raise UserError(
+        "there is no UEFI firmware for virtual machines; on Debian or Ubuntu, as root: "
+        "apt-get install -y ovmf; or start the machine with --bios"
+    )
+
+
+def accelerator(program: str) -> tuple[str, ...]:
+    """KVM where it works; else emulation.
+
+    One processor under emulation, because two are slower. Without tb-size, a reboot of the guest
+    can hang in the firmware.
+    """
+    if kvm_works(program):
+        return ("-accel", "kvm", "-cpu", "host", "-smp", "2")
+    return ("-accel", "tcg,thread=multi,tb-size=256", "-smp", "1")
+
+
+def usb_stick(folder: Path, label: str, name: str = "stick") -> str:
+    """The -blockdev value for a FAT stick that shows what is in `folder`."""
+    escaped = str(folder).replace(",", ",,")
+    return f"driver=vvfat,node-name={name},dir={escaped},label={label},read-only=on"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A machine with one disk. `variables` is its own copy of the firmware's; None means BIOS."""
+
+    disk: Path
+    variables: Path | None
+    memory_mib: int = 512
+    usb: Path | None = None
+    usb_label: str = "BELAY"
+    extra: Sequence[str] = field(default_factory=tuple)
+
+    def command(self) -> list[str]:
+        """The command line, all but where the serial console and the monitor go."""
+        program = qemu_program()
+        words = [program, "-nodefaults", "-display", "none", "-m", str(self.memory_mib)]
+        words += accelerator(program)
+        if self.variables:
+            code, _ = firmware()
+            words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
+            words += ["-drive", f"if=pflash,format=raw,file={_escaped(self.variables)}"]
+        words += ["-drive", f"if=virtio,format=raw,cache=writeback,file={_escaped(self.disk)}"]
+        words += ["-nic", "user,model=virtio-net-pci", "-device", "qemu-xhci,id=usb"]
+        if self.usb:
+            words += ["-blockdev", usb_stick(self.usb, self.usb_label)]
+            words += ["-device", "usb-storage,drive=stick,bus=usb.0"]
+        return [*words, *self.extra]
+
+
+def copy_variables(folder: Path) -> Path:
+    """A machine's own firmware variables, in `folder`."""
+    _, template = firmware()
+    return Path(shutil.copyfile(template, folder / "variables.fd"))
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace(",", ",,")
