@@ -54,7 +54,7 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
             [*PYTHON, "ruff", "check", "--quiet"],
             [*PYTHON, "ruff", "format", "--check", "--quiet"],
             [*PYTHON, "mypy"],
-            [str(TOOLS / "shellcheck"), *scripts],
+            [str(TOOLS / "shellcheck"), "--external-sources", *scripts],
             [str(TOOLS / "shfmt"), "-d", *scripts],
         ]
     )
