@@ -44,7 +44,7 @@ def stored_gzip(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _tar(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int = 0) -> bytes:
+def tar_of(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int = 0) -> bytes:
     buffer = io.BytesIO()
     for entry in entries:
         info = tarfile.TarInfo(entry.path)
@@ -78,7 +78,7 @@ class SigningKey:
         """The signature stream that goes before `stream`."""
         signature = self.private.sign(stream, padding.PKCS1v15(), hashes.SHA256())
         entry = Entry(f".SIGN.RSA256.{self.name}", 0o644, signature)
-        return stored_gzip(_tar([entry], end=False, checksums=False))
+        return stored_gzip(tar_of([entry], end=False, checksums=False))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ LISTS = "Dpri"
 def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]:
     """A signed package, and its entry for the index."""
     build_date = int(draft.fields["t"])
-    content = stored_gzip(_tar(draft.entries, end=True, checksums=True, mtime=build_date))
+    content = stored_gzip(tar_of(draft.entries, end=True, checksums=True, mtime=build_date))
     lines = []
     for letter, name in PKGINFO.items():
         value = draft.fields.get(letter, "")
@@ -114,7 +114,7 @@ def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]
     lines.append(f"datahash = {hashlib.sha256(content).hexdigest()}")
     members = [Entry(".PKGINFO", 0o644, ("\n".join(lines) + "\n").encode())]
     members += [Entry(f".{name}", 0o755, draft.scripts[name]) for name in sorted(draft.scripts)]
-    control = stored_gzip(_tar(members, end=False, checksums=False))
+    control = stored_gzip(tar_of(members, end=False, checksums=False))
     package = key.signature(control) + control + content
     fields = {**draft.fields, "C": control_checksum(control), "S": str(len(package))}
     return package, fields
@@ -130,5 +130,5 @@ def write_index(packages: Iterable[Mapping[str, str]], key: SigningKey) -> bytes
         Entry("DESCRIPTION", 0o644, b"Belay sample mirror\n"),
         Entry("APKINDEX", 0o644, text.encode()),
     ]
-    stream = stored_gzip(_tar(members, end=True, checksums=False))
+    stream = stored_gzip(tar_of(members, end=True, checksums=False))
     return key.signature(stream) + stream

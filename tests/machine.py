@@ -1,0 +1,212 @@
+"""A virtual machine for tests, driven by its serial console and by QMP.
+
+    with Machine(image, folder) as machine:
+        machine.wait_for_login()
+        assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
+
+It has its own copy of the disk and of the firmware's variables. `folder` keeps the console's log,
+which every failure names. Nothing waits for a fixed time: there are events, and deadlines that
+only a broken system meets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pexpect
+from qemu.qmp import QMPClient
+
+from tasks.core.files import copy_sparse
+from tasks.vm.hardware import Hardware, copy_variables, usb_stick
+
+BOOT_TIMEOUT_S = 240
+COMMAND_TIMEOUT_S = 60
+# The emulated serial line loses what comes faster.
+CHUNK, CHUNK_PAUSE_S = 16, 0.01
+
+
+class MachineError(AssertionError):
+    """The machine did not do what the test wants; names the log."""
+
+
+class Machine:
+    """A machine with a copy of the disk `image`, off until `start`, as a context on from the start.
+
+    What is given by name goes to `Hardware`.
+    """
+
+    def __init__(self, image: Path, folder: Path, *, bios: bool = False, **hardware: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.disk = folder / "disk.img"
+        self.log = folder / "console.log"
+        self._socket = folder / "qmp"
+        copy_sparse(image, self.disk)
+        variables = None if bios else copy_variables(folder)
+        self.hardware = Hardware(self.disk, variables, **hardware)
+        self._process: pexpect.spawn[bytes] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._commands = 0
+
+    def __enter__(self) -> Machine:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.power_cut()
+        self._loop.close()
+        self.disk.unlink()
+
+    @property
+    def console(self) -> pexpect.spawn[bytes]:
+        """The serial console of the running machine."""
+        assert self._process is not None, "the machine is off"
+        return self._process
+
+    def start(self) -> None:
+        """Switch it on."""
+        assert self._process is None, "the machine is on already"
+        self._socket.unlink(missing_ok=True)
+        words = self.hardware.command()
+        words += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+        words += ["-qmp", f"unix:{str(self._socket).replace(',', ',,')},server=on,wait=off"]
+        self._process = pexpect.spawn(words[0], words[1:], echo=False, timeout=BOOT_TIMEOUT_S)
+        self._log_file = self.log.open("ab")
+        self._process.logfile_read = self._log_file
+        self._client = QMPClient("machine")
+
+    def power_cut(self) -> None:
+        """Switch it off as a power cut does: it has no time to do anything."""
+        if self._process is None:
+            return
+        if self._client.runstate.name != "IDLE":
+            self._loop.run_until_complete(self._disconnect())
+        self._process.close(force=True)
+        self._log_file.close()
+        self._process = None
+
+    async def _disconnect(self) -> None:
+        try:
+            await self._client.disconnect()
+        except Exception:  # the machine may be gone already
+            return
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command, in which `_` stands for `-`."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+
+        async def execute() -> Any:
+            if self._client.runstate.name == "IDLE":
+                deadline = time.monotonic() + COMMAND_TIMEOUT_S
+                while not self._socket.exists() and time.monotonic() < deadline:
+                    await asyncio.sleep(0.05)
+                await self._client.connect(str(self._socket))
+            return await self._client.execute(command, named)
+
+        return self._loop.run_until_complete(execute())
+
+    # --- the console ---
+
+    def wait_for_console(self, pattern: str, timeout_s: float = BOOT_TIMEOUT_S) -> re.Match[bytes]:
+        """Wait until the console shows `pattern`."""
+        try:
+            self.console.expect(pattern.encode(), timeout=timeout_s)
+        except (pexpect.TIMEOUT, pexpect.EOF) as error:
+            how = "within " + str(timeout_s) + " s"
+            if isinstance(error, pexpect.EOF):
+                how = "before the machine ended"
+            raise MachineError(f"no {pattern!r} on the console {how}; {self._log_end()}") from None
+        match = self.console.match
+        assert isinstance(match, re.Match)
+        return match
+
+    def wait_for_login(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait until the system is up, and log in as root."""
+        self.wait_for_console(r"login: ", timeout_s)
+        self._type("root\n")
+        self.wait_for_console(r"[#] ", COMMAND_TIMEOUT_S)
+        # No echo: what comes back is output only. No kernel messages in it, either.
+        self._type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
+        self.wait_for_console(r"REA0DY\r*\n", COMMAND_TIMEOUT_S)
+
+    def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
+        """Run a shell command; its exit code and its output, both streams together."""
+        self._commands += 1
+        # The pipe tells programs that nobody looks at their output: no colours, no pages.
+        self._type(
+            f"{{ sh -c {shlex.quote(command)} </dev/null 2>&1; echo $? >/tmp/code; }} | cat; "
+            f"echo DON$((0))E{self._commands}:$(cat /tmp/code):\n"
+        )
+        match = self.wait_for_console(rf"DON0E{self._commands}:(\d+):\r*\n", timeout_s)
+        output = self.console.before or b""
+        return int(match[1]), output.decode(errors="replace").replace("\r", "")
+
+    def _type(self, text: str) -> None:
+        data = text.encode()
+        self.console.delaybeforesend = None
+        for start in range(0, len(data), CHUNK):
+            self.console.send(data[start : start + CHUNK])
+            time.sleep(CHUNK_PAUSE_S)
+
+    def _log_end(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-15:]
+        return "\n".join([f"the console, {self.log}, ends:", *lines])
+
+    # --- what tests say ---
+
+    def succeed(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a command that must succeed; its output."""
+        code, output = self.execute(command, timeout_s)
+        if code:
+            raise MachineError(f"{command!r} failed with exit code {code}:\n{output}")
+        return output
+
+    def fail(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a command that must fail; its output."""
+        code, output = self.execute(command, timeout_s)
+        if not code:
+            raise MachineError(f"{command!r} succeeded, and was to fail:\n{output}")
+        return output
+
+    def wait_until_succeeds(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a command again and again until it succeeds; its output."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            code, output = self.execute(command, max(1, deadline - time.monotonic()))
+            if not code:
+                return output
+            if time.monotonic() > deadline:
+                raise MachineError(f"{command!r} still fails after {timeout_s} s:\n{output}")
+            time.sleep(0.2)
+
+    def reboot(self) -> None:
+        """Reboot it in good order, and log in again."""
+        self._type("reboot\n")
+        self.wait_for_login()
+
+    def attach_usb(self, folder: Path, label: str, name: str = "stick1") -> None:
+        """Plug in a stick with the files of a folder."""
+        settings = dict(item.split("=", 1) for item in usb_stick(folder, label, name).split(","))
+        settings["read-only"] = True  # type: ignore[assignment]
+        self.qmp("blockdev-add", **settings)
+        self.qmp("device_add", driver="usb-storage", id=f"{name}-device", drive=name, bus="usb.0")
+
+    def detach_usb(self, name: str = "stick1") -> None:
+        """Pull a stick out."""
+        self.qmp("device_del", id=f"{name}-device")
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while any(f"{name}-device" in device.get("qdev", "") for device in self.qmp("query-block")):
+            if time.monotonic() > deadline:
+                raise MachineError(f"{name} can't be pulled out")
+            time.sleep(0.1)
+        self.qmp("blockdev-del", **{"node-name": name})

@@ -1,0 +1,147 @@
+"""The disk image boots: either slot, on UEFI and BIOS, and whatever state its boot state is in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.core.config import load_config
+from tasks.disk.boot_state import ESP_OFFSET, grubenv_offset, read_boot_state, write_boot_state
+from tasks.disk.layout import SECTOR, layout
+from tests.machine import Machine
+from updater.grubenv import SIZE, SlotState
+from updater.slot import parts
+
+pytestmark = pytest.mark.vm
+
+LAYOUT = layout(load_config())
+
+
+def slot_offset(slot: str) -> int:
+    return LAYOUT[f"slot-{slot}"].first * SECTOR
+
+
+def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Path) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "name").write_text("crag-7\n")
+    (stick / "large").write_bytes(bytes(2 << 20))
+    machine = Machine(disk_image, tmp_path / "machine", usb=stick)
+    write_boot_state(machine.disk, replace(read_boot_state(machine.disk), next="b"))
+
+    with machine:
+        machine.wait_for_console(r"belay: booting slot b \(once\)")
+        machine.wait_for_login()
+        assert "belay.slot=b" in machine.succeed("cat /proc/cmdline")
+        assert machine.succeed("hostname") == "crag-7\n", "the stick's name is the node's"
+        assert machine.succeed("ls /run/belay/node") == "name\n", "2 MiB are too large a file"
+
+        # The root is the squashfs below a tmpfs; modules come from the modloop.
+        assert machine.succeed("stat -f -c %T /.modloop") == "squashfs\n"
+        machine.succeed("touch /etc/written")
+        machine.succeed("modprobe dummy && ip link show dummy0 || ip link add dummy0 type dummy")
+        assert machine.succeed("modinfo -n dummy").startswith("/lib/modules/")
+        assert machine.fail("rc-status --crashed") == ""
+
+        machine.attach_usb(stick, "SECOND")
+        machine.wait_until_succeeds("blkid | grep SECOND")
+        machine.detach_usb()
+        machine.wait_until_succeeds("! grep -q sdb /proc/partitions")
+
+        machine._type("reboot\n")
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.wait_for_login()
+        assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
+        machine.fail("ls /etc/written")
+        machine.wait_until_succeeds("rc-service belay-confirm status")
+        machine.power_cut()
+        assert read_boot_state(machine.disk).slots["a"] == SlotState("good", 8), "confirmed"
+
+
+def test_a_slot_that_panics_is_left_for_the_other(disk_image: Path, tmp_path: Path) -> None:
+    """On BIOS, and from a full trial: the slot's root part is damaged, so init gives up."""
+    machine = Machine(disk_image, tmp_path / "machine", bios=True)
+    state = replace(read_boot_state(machine.disk).with_slot("b", "trial"), order=("b", "a"))
+    write_boot_state(machine.disk, state)
+    with machine.disk.open("r+b") as disk:
+
+        def read(offset: int, size: int) -> bytes:
+            disk.seek(slot_offset("b") + offset)
+            return disk.read(size)
+
+        root = next(part for part in parts(read) if part.name == "root")
+        disk.seek(slot_offset("b") + root.offset)
+        disk.write(bytes(4096))
+
+    with machine:
+        for _ in range(3):
+            machine.wait_for_console(r"belay: booting slot b \(trial\)")
+            machine.wait_for_console(r"slot b can't boot: vda4 has no root part")
+        machine.wait_for_console(r"belay: slot b has no tries left")
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.wait_for_login()
+        assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
+
+
+def zeroed(disk: Path) -> None:
+    overwrite(disk, bytes(SIZE))
+
+
+def random_bytes(disk: Path) -> None:
+    overwrite(disk, random.Random(7).randbytes(SIZE))
+
+
+def missing(disk: Path) -> None:
+    """Mark the directory entry of grubenv as deleted."""
+    with disk.open("r+b") as file:
+        file.seek(ESP_OFFSET)
+        esp = file.read(4 << 20)
+        file.seek(ESP_OFFSET + esp.index(b"GRUBENV    "))
+        file.write(b"\xe5")
+
+
+def overwrite(disk: Path, data: bytes) -> None:
+    offset = grubenv_offset(disk)
+    with disk.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("damage", [zeroed, random_bytes, missing])
+def test_a_damaged_boot_state_boots_the_default_order(
+    disk_image: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    machine = Machine(disk_image, tmp_path / "machine", bios=True)
+    damage(machine.disk)
+    with machine:
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.wait_for_console(r"OpenRC .* is starting up")
+
+
+def test_an_erased_slot_is_passed_over(disk_image: Path, tmp_path: Path) -> None:
+    machine = Machine(disk_image, tmp_path / "machine", bios=True)
+    with machine.disk.open("r+b") as file:
+        file.seek(slot_offset("a"))
+        file.write(bytes(1 << 20))
+    with machine:
+        machine.wait_for_console(r"belay: slot a holds no kernel")
+        machine.wait_for_console(r"belay: booting slot b \(good\)")
+        machine.wait_for_console(r"OpenRC .* is starting up")
+
+
+def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
+    disk_image: Path, tmp_path: Path
+) -> None:
+    machine = Machine(disk_image, tmp_path / "machine", bios=True)
+    state = read_boot_state(machine.disk).with_slot("a", "bad").with_slot("b", "bad")
+    write_boot_state(machine.disk, replace(state, last_good="b", rescues=2))
+    with machine:
+        machine.wait_for_console(r"belay: booting slot b \(rescue\)")
+        machine.wait_for_console(r"OpenRC .* is starting up")
+        machine.power_cut()
+        machine.start()
+        machine.wait_for_console(r"belay: three rescue boots were not answered")
