@@ -45,6 +45,7 @@ def stored_gzip(data: bytes) -> bytes:
 
 
 def tar_of(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int = 0) -> bytes:
+    """A tar, as apk wants one: `checksums` adds the SHA-1 of each file, `end` the end mark."""
     buffer = io.BytesIO()
     for entry in entries:
         info = tarfile.TarInfo(entry.path)
