@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 import pexpect
-from qemu.qmp import QMPClient
+from qemu.qmp import ExecuteError, QMPClient
 
 from tasks.core.files import copy_sparse
 from tasks.vm.hardware import Hardware, copy_variables, usb_stick
@@ -205,8 +205,10 @@ class Machine:
         """Pull a stick out."""
         self.qmp("device_del", id=f"{name}-device")
         deadline = time.monotonic() + COMMAND_TIMEOUT_S
-        while any(f"{name}-device" in device.get("qdev", "") for device in self.qmp("query-block")):
-            if time.monotonic() > deadline:
-                raise MachineError(f"{name} can't be pulled out")
-            time.sleep(0.1)
-        self.qmp("blockdev-del", **{"node-name": name})
+        while time.monotonic() < deadline:
+            try:
+                self.qmp("blockdev-del", node_name=name)
+                return
+            except ExecuteError:  # the guest hasn't let go of it yet
+                time.sleep(0.1)
+        raise MachineError(f"{name} can't be pulled out")

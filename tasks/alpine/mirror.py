@@ -10,6 +10,7 @@ import requests
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.output import say
+from tasks.core.paths import PROJECT
 from tasks.sample.mirror import sample_mirror
 
 PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
@@ -64,11 +65,14 @@ def folder_of(alpine: Alpine, repository: str) -> str:
     return f"{alpine.branch}/{repository}/{alpine.arch}"
 
 
-def choose_mirror(alpine: Alpine, keys: Path = ALPINE_KEYS) -> Mirror:
+def choose_mirror(alpine: Alpine) -> Mirror:
     """The mirror that `image.toml` names; "auto" is the public one, or where it fails the sample.
 
     Only a mirror that can't be reached leads to the sample: one that answers wrongly is an error.
     """
+    keys = PROJECT / alpine.keys if alpine.keys else ALPINE_KEYS
+    if not any(keys.glob("*.pub")):
+        raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {keys}")
     if alpine.mirror not in ("auto", "sample"):
         return Mirror(alpine.mirror, keys)
     if alpine.mirror == "auto":

@@ -53,6 +53,7 @@ class Alpine:
     release: str = _text("3.23", r"\d+\.\d+", "a release branch like 3.23")
     arch: Literal["x86_64"] = "x86_64"
     mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
+    keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
     repositories: tuple[str, ...] = _texts(
         ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
     )

@@ -1,0 +1,180 @@
+"""`inv fetch` from a mirror over HTTP, laid out like Alpine's: an honest one first, then bad ones.
+
+Each test has a cache of its own, and a mirror that serves the sample. What a test breaks it mends
+again, and sees the same command succeed: a refusal leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tasks.core.paths import PROJECT
+from tasks.sample.mirror import sample_mirror
+
+pytestmark = pytest.mark.container
+
+INDEX = "/v3.23/main/x86_64/APKINDEX.tar.gz"
+
+
+class Mirror:
+    """Serves the sample on loopback. `changed` maps a path to other content, None to no file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.changed: dict[str, bytes | None] = {}
+        self.requests: list[str] = []
+        mirror = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.requests.append(self.path)
+                if self.path not in mirror.changed:
+                    super().do_GET()
+                elif (data := mirror.changed[self.path]) is None:
+                    self.send_error(404)
+                else:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+
+            def translate_path(self, path: str) -> str:
+                return str(folder) + path
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def package(self, name: str) -> str:
+        """The path of a package."""
+        (found,) = self.folder.glob(f"v3.23/main/x86_64/{name}-[0-9]*.apk")
+        return f"/{found.relative_to(self.folder)}"
+
+    def content(self, path: str) -> bytes:
+        return (self.folder / path[1:]).read_bytes()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    mirror = Mirror(sample_mirror("3.23"))
+    yield mirror
+    mirror.close()
+
+
+class Inv:
+    """Runs `inv` with a cache of its own; what is given by name goes to the environment."""
+
+    def __init__(self, folder: Path, mirror: Mirror) -> None:
+        self.cache = folder / "the cache"
+        self.env = {
+            **os.environ,
+            "BELAY_CACHE": str(self.cache),
+            "BELAY_ALPINE_MIRROR": mirror.url,
+            "BELAY_ALPINE_KEYS": str(mirror.folder / "keys"),
+        }
+
+    def __call__(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROJECT / "inv", *words], env={**self.env, **env}, cwd=PROJECT,
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+
+    def succeeds(self, *words: str, **env: str) -> str:
+        done = self(*words, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def fails(self, *words: str, **env: str) -> str:
+        """What it says. It says it without a traceback, and leaves nothing half-done behind."""
+        done = self(*words, **env)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        assert not list(self.cache.rglob(".partial*"))
+        return done.stderr
+
+
+@pytest.fixture
+def inv(tmp_path: Path, mirror: Mirror) -> Inv:
+    return Inv(tmp_path, mirror)
+
+
+def test_a_build_needs_the_network_only_once(inv: Inv, mirror: Mirror) -> None:
+    record = json.loads(inv.succeeds("fetch", "--json"))
+    assert record["source"] == mirror.url
+    names = [package["name"] for package in record["worlds"]["system"]]
+    assert "linux-virt" in names and names == sorted(names)
+    assert mirror.requests[0] == INDEX
+
+    mirror.requests.clear()
+    inv.succeeds("fetch", "--refresh")
+    assert {path.rpartition("/")[2] for path in mirror.requests} == {"APKINDEX.tar.gz"}
+
+    mirror.close()
+    steps = json.loads(inv.succeeds("chroot", "--json"))
+    assert [(step["step"], step["state"]) for step in steps] == [("chroot", "built")]
+
+
+def test_a_mirror_that_cannot_be_reached_is_named(inv: Inv) -> None:
+    said = inv.fails("fetch", BELAY_ALPINE_MIRROR="http://127.0.0.1:1")
+    assert "http://127.0.0.1:1/v3.23/main" in said
+    assert "can't be reached" in said and "Connection refused" in said
+
+
+def test_a_package_that_the_mirror_lacks_is_named(inv: Inv, mirror: Mirror) -> None:
+    said = inv.fails("fetch", BELAY_ALPINE_KERNEL="lts")
+    assert "rootfs/world: the mirror has no package linux-lts" in said
+    inv.succeeds("fetch")
+
+
+def broken(data: bytes) -> bytes:
+    """The same size, and one byte of it changed."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        ("kmod", broken, "its files are not those that it was signed with|not a gzip stream"),
+        ("kmod", lambda data: data[:-1000], "bytes, wanted"),
+        ("kmod", lambda data: None, "404 Not Found"),
+        ("apk-tools-static", broken, "not those that it was signed with|not a gzip stream"),
+        ("", broken, "is wrong|not a gzip stream"),
+        ("", lambda data: data[:-1000], "ends too early"),
+        ("", lambda data: None, "404 Not Found"),
+    ],
+)
+def test_what_is_broken_on_the_mirror_is_refused(
+    inv: Inv, mirror: Mirror, what: str, change: Callable[[bytes], bytes | None], message: str
+) -> None:
+    path = mirror.package(what) if what else INDEX
+    mirror.changed[path] = change(mirror.content(path))
+    said = inv.fails("fetch")
+    assert f"{mirror.url}{path}: " in said
+    assert any(words in said for words in message.split("|")), said
+    mirror.changed.clear()
+    inv.succeeds("fetch")
+
+
+def test_a_mirror_signed_by_an_unknown_key_is_refused(inv: Inv) -> None:
+    said = inv.fails("fetch", BELAY_ALPINE_KEYS="tasks/alpine/keys")
+    assert "is not signed by any of the keys in" in said
+    inv.succeeds("fetch")
