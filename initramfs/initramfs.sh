@@ -7,7 +7,7 @@
 #   $FEATURES        words
 set -eu
 
-base=/srv/out/base
+base=/tmp/base
 mkdir "$base"
 tar -xf in/chroot.tar -C "$base"
 kernel=$(ls "$base/lib/modules")
@@ -20,9 +20,9 @@ for feature in $FEATURES; do
 	exit 1
 done
 mkinitfs -q -k -b "$base" -i in/init -P /srv/in/features -F "$FEATURES" -C none \
-	-t /srv/out/tree -o /srv/out/initramfs "$kernel"
+	-t /tmp/tree -o /srv/out/initramfs "$kernel"
 # mkinitfs goes on when a part of it fails.
-[ -s "out/tree/lib/modules/$kernel/modules.dep" ] && [ -x out/tree/bin/busybox ] || {
+[ -s "/tmp/tree/lib/modules/$kernel/modules.dep" ] && [ -x /tmp/tree/bin/busybox ] || {
 	echo "mkinitfs made an initramfs without modules or programs" >&2
 	exit 1
 }

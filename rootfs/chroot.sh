@@ -1,16 +1,17 @@
 #!/bin/sh
-# Installs the system's packages into out/root; packing (tasks/alpine/tree.py) makes it chroot.tar.
+# Installs the system's packages and packs them as out/root.tar; from it tasks/alpine/tree.py makes
+# chroot.tar, with the owners that the packages want.
 #   in/mirror, in/keys     the local copy of a mirror, and the keys it is trusted by
 #   $APK_OPTIONS $WORLD    words
 set -eu
 
-root=out/root
+root=/tmp/root
 mkdir -p "$root/etc/mkinitfs"
 # The initramfs is a step of its own; without this, installing the kernel would make one too.
 echo 'disable_trigger=yes' >"$root/etc/mkinitfs/mkinitfs.conf"
 
 # shellcheck disable=SC2086 # both are lists of words
-apk $APK_OPTIONS add --initdb $WORLD
+apk --root "$root" $APK_OPTIONS add --initdb $WORLD
 
 if [ -e "$root/etc/mkinitfs/mkinitfs.conf.apk-new" ]; then
 	mv "$root/etc/mkinitfs/mkinitfs.conf.apk-new" "$root/etc/mkinitfs/mkinitfs.conf"
@@ -24,3 +25,5 @@ rm -f "$root/var/log/apk.log" "$root/etc/passwd-" "$root/etc/group-" "$root/etc/
 
 # adduser notes the day of today; a password's age means nothing where nobody has one.
 sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:0:/' "$root/etc/shadow"
+
+tar -cf out/root.tar -C "$root" .

@@ -5,7 +5,7 @@
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
 
-root=out/root
+root=/tmp/root
 mkdir "$root"
 tar -xf in/chroot.tar -C "$root"
 # These come from the slot's other parts.
@@ -55,10 +55,10 @@ tar -tvf in/chroot.tar | awk '$2 != "0/0" {
 	n = 0
 	for (i = 2; i <= 10; i++) n = n * 2 + (substr(mode, i, 1) != "-")
 	printf "%s m %o %s\n", $6, n, $2
-}' | sed 's|\([0-9]*\)/\([0-9]*\)$|\1 \2|' >out/owners
+}' | sed 's|\([0-9]*\)/\([0-9]*\)$|\1 \2|' >/tmp/owners
 
 # Not compressed: see docs/adr. -no-exports and -no-xattrs: nobody exports a root, GRUB knows no
 # xattrs.
 mksquashfs "$root" out/root.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs \
-	-mkfs-time 0 -all-time 0 -pf out/owners
+	-mkfs-time 0 -all-time 0 -pf /tmp/owners

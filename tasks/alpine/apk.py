@@ -75,7 +75,7 @@ class Apk:
         job = Job(
             f"apk add for {source}",
             self.root,
-            (PROGRAM, *self.options(self.alpine), "add", "--initdb", *words),
+            (PROGRAM, "--root", "out/root", *options(self.alpine), "add", "--initdb", *words),
             output,
             {"mirror": self.mirror, "keys": self.keys},
         )
@@ -85,15 +85,15 @@ class Apk:
         except CommandError as error:
             raise explained(error, source) from None
 
-    @staticmethod
-    def options(alpine: Alpine) -> tuple[str, ...]:
-        """What every call of apk in a container has in common; its folder is that of a job."""
-        repositories = (f"in/mirror/{alpine.branch}/{name}" for name in alpine.repositories)
-        return (
-            *("--root", "out/root", "--arch", alpine.arch, "--keys-dir", "/srv/in/keys"),
-            *("--repositories-file", "/dev/null", "--no-network", "--no-cache", "--no-progress"),
-            *(word for name in repositories for word in ("--repository", f"/srv/{name}")),
-        )
+
+def options(alpine: Alpine) -> tuple[str, ...]:
+    """What every call of apk in a job has in common: packages from its inputs only."""
+    repositories = (f"/srv/in/mirror/{alpine.branch}/{name}" for name in alpine.repositories)
+    return (
+        *("--arch", alpine.arch, "--keys-dir", "/srv/in/keys", "--repositories-file", "/dev/null"),
+        *("--no-network", "--no-cache", "--no-progress"),
+        *(word for path in repositories for word in ("--repository", path)),
+    )
 
 
 def explained(error: CommandError, source: str) -> UserError:

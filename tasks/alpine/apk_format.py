@@ -17,10 +17,6 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
 from tasks.core.errors import UserError
 
 
@@ -88,6 +84,10 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def verify_index(data: bytes, keys: Path, what: str) -> None:
     """Check an index: two streams, the first of which signs the second by a key in `keys`."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
     try:
         streams = gzip_streams(data)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-LEVEL = 6
+LEVEL = 4  # a better one costs more time than it saves anybody
 _MAGIC = b"070701"
 _HEADER = 110
 _TRAILER = b"TRAILER!!!"

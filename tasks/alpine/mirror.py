@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.output import say
 from tasks.core.paths import PROJECT
-from tasks.sample.mirror import sample_mirror
 
 PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
 INDEX = "APKINDEX.tar.gz"
@@ -41,6 +38,8 @@ class Mirror:
                 return (Path(self.location) / path).read_bytes()
             except OSError as error:
                 raise UserError(f"{self.location}/{path}: {error.strerror}") from None
+        import requests
+
         url = f"{self.location.rstrip('/')}/{path}"
         try:
             response = requests.get(url, timeout=timeout_s)
@@ -82,5 +81,7 @@ def choose_mirror(alpine: Alpine) -> Mirror:
             return mirror
         except Unreachable as error:
             say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")
+    from tasks.sample.mirror import sample_mirror
+
     folder = sample_mirror(alpine.release)
     return Mirror(str(folder), folder / "keys")

@@ -7,7 +7,6 @@
 set -eu
 
 disk=out/disk.img
-esp=out/esp.img
 export SOURCE_DATE_EPOCH=315532800 # 1980-01-01, where FAT's time begins
 export E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH
 export MTOOLS_SKIP_CHECK=1
@@ -54,22 +53,22 @@ to_sector out/core.img "$BIOS_FIRST"
 dd if=/usr/lib/grub/i386-pc/boot.img of="$disk" bs=440 count=1 conv=notrunc 2>/dev/null
 number_at "$disk" "$BIOS_FIRST" 92
 
-# The ESP. grubenv comes first, so that its place is the same whatever comes behind it.
-truncate -s $((ESP_SECTORS * 512)) "$esp"
-mkfs.vfat --invariant -F 32 -s 1 -h "$ESP_FIRST" -n BELAY-ESP "$esp" >/dev/null
+# The ESP. grubenv comes first, so that its place is the same whatever comes behind it. That the disk
+# goes on behind it is what mkfs.vfat warns of.
+mkfs.vfat --invariant -F 32 -s 1 -h "$ESP_FIRST" -n BELAY-ESP --offset "$ESP_FIRST" \
+	"$disk" $((ESP_SECTORS / 2)) >/dev/null
+esp=$disk@@$((ESP_FIRST * 512))
 mmd -i "$esp" ::/EFI ::/EFI/BOOT
 mcopy -m -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
 mcopy -m -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
 mcopy -m -i "$esp" out/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
-to_sector "$esp" "$ESP_FIRST"
 
 to_sector in/slot.img "$SLOT_A_FIRST"
 to_sector in/slot.img "$SLOT_B_FIRST"
 
 # The node's own partition, empty.
-truncate -s $((NODE_SECTORS * 512)) out/node.img
-mkfs.vfat --invariant -h "$NODE_FIRST" -n "$NODE_LABEL" out/node.img >/dev/null
-to_sector out/node.img "$NODE_FIRST"
+mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \
+	"$disk" $((NODE_SECTORS / 2)) >/dev/null
 
 # 4 KiB blocks and a journal of its final size: a small ext4 would keep small ones for ever.
 mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \

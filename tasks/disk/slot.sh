@@ -1,10 +1,10 @@
 #!/bin/sh
 # Puts a slot together, out/slot.img: boot, root and modloop part, one after the other.
-#   in/chroot.tar in/initramfs in/root.squashfs in/modloop.squashfs
+#   in/chroot.tar in/initramfs in/root.squashfs in/modloop.squashfs in/modloop.sha256
 #   $OS_NAME $OS_VERSION $ARCH $SLOT_MIB
 set -eu
 
-boot=out/boot
+boot=/tmp/boot
 mkdir "$boot"
 kernel=$(tar -tf in/chroot.tar | sed -n 's|^boot/vmlinuz-||p')
 [ -n "$kernel" ] || {
@@ -15,17 +15,17 @@ tar -xOf in/chroot.tar "boot/vmlinuz-$kernel" >"$boot/vmlinuz"
 cp in/initramfs "$boot/initramfs"
 chmod 644 "$boot"/*
 
-# One line of the manifest: what the file $2 is, under the name $1.
+# One line of the manifest: what the file $2 is, under the name $1. $3 is its hash, if it is known.
 entry() {
 	printf '  "%s": {"size": %s, "sha256": "%s"}' "$1" \
-		"$(stat -Lc %s "$2")" "$(sha256sum "$2" | cut -d' ' -f1)"
+		"$(stat -Lc %s "$2")" "${3:-$(sha256sum "$2" | cut -d' ' -f1)}"
 }
 {
 	printf '{\n  "os": "%s",\n  "version": "%s",\n  "arch": "%s",\n' "$OS_NAME" "$OS_VERSION" "$ARCH"
 	entry vmlinuz "$boot/vmlinuz" && echo ,
 	entry initramfs "$boot/initramfs" && echo ,
 	entry root in/root.squashfs && echo ,
-	entry modloop in/modloop.squashfs && echo
+	entry modloop in/modloop.squashfs "$(cat in/modloop.sha256)" && echo
 	echo '}'
 } >out/manifest.json
 mv out/manifest.json "$boot/manifest.json"

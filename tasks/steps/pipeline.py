@@ -5,12 +5,13 @@ This is the place to see what depends on what. It is pure: nothing runs here.
 
 from __future__ import annotations
 
-from tasks.alpine.apk import Apk
+from tasks.alpine.apk import options
 from tasks.alpine.initramfs import pack_initramfs
 from tasks.alpine.snapshot import Snapshot
-from tasks.alpine.tree import pack_root
+from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
+from tasks.disk.hashes import note_hash
 from tasks.disk.layout import grub_config, layout, sfdisk_script
 from tasks.steps.step import Content, Known, Result, Step
 from updater.grubenv import BootState, render
@@ -53,10 +54,10 @@ def chroot(config: Config, snapshot: Snapshot) -> Step:
         },
         env={
             "WORLD": " ".join(system_world(config)),
-            "APK_OPTIONS": " ".join(Apk.options(config.alpine)),
+            "APK_OPTIONS": " ".join(options(config.alpine)),
         },
         outputs=("chroot.tar",),
-        finish=pack_root,
+        finish=pack_chroot,
     )
 
 
@@ -83,7 +84,8 @@ def modloop() -> Step:
         name="modloop",
         script=PROJECT / "modloop" / "modloop.sh",
         inputs={"chroot.tar": CHROOT},
-        outputs=("modloop.squashfs",),
+        outputs=("modloop.squashfs", "modloop.sha256"),
+        finish=note_hash,
     )
 
 
@@ -118,6 +120,7 @@ def slot(config: Config) -> Step:
             "initramfs": Result("initramfs", "initramfs"),
             "root.squashfs": Result("rootfs", "root.squashfs"),
             "modloop.squashfs": Result("modloop", "modloop.squashfs"),
+            "modloop.sha256": Result("modloop", "modloop.sha256"),
         },
         env={
             "OS_NAME": config.os.name,
