@@ -1,17 +1,61 @@
-"""What several tests need."""
+"""What several tests need: the artefacts as they are built, and the tools of the container."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
+from tests.mirror import Mirror
+
+InContainer = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def disk_image() -> Path:
-    """The disk image of the project as it is."""
+def artefacts() -> Path:
+    """The folder `build/`, with everything in it up to date."""
     from tasks.build import build
 
     build("image", load_config())
-    return (BUILD / "disk.img").resolve()
+    return BUILD
+
+
+@pytest.fixture(scope="session")
+def disk_image(artefacts: Path) -> Path:
+    """The disk image of the project as it is."""
+    return (artefacts / "disk.img").resolve()
+
+
+@pytest.fixture
+def in_container(tmp_path: Path, artefacts: Path) -> InContainer:
+    """Runs a shell script in the build container: `in_container(script, name=path)`; its output."""
+    from tasks.alpine.container import container_root
+    from tasks.core.progress import Progress
+    from tasks.engines.bubblewrap import Bubblewrap
+    from tasks.engines.engine import Job
+    from tasks.fetch import fetched
+
+    config, engine = load_config(), Bubblewrap()
+    root = container_root(fetched(config, engine, Progress()), config.alpine, engine)
+    output = tmp_path / "container output"
+
+    def run(script: str, **inputs: Path) -> str:
+        output.mkdir(exist_ok=True)
+        paths = {name: path.resolve() for name, path in inputs.items()}
+        job = Job("a look", root, ("/bin/sh", "-euc", script), output, paths)
+        return engine.run(job, tmp_path / "look.log")
+
+    return run
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """The sample mirror, served over HTTP."""
+    from tasks.sample.mirror import sample_mirror
+
+    mirror = Mirror(sample_mirror("3.23"))
+    yield mirror
+    mirror.close()

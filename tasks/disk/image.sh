@@ -59,9 +59,9 @@ mkfs.vfat --invariant -F 32 -s 1 -h "$ESP_FIRST" -n BELAY-ESP --offset "$ESP_FIR
 	"$disk" $((ESP_SECTORS / 2)) >/dev/null
 esp=$disk@@$((ESP_FIRST * 512))
 mmd -i "$esp" ::/EFI ::/EFI/BOOT
-mcopy -m -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
-mcopy -m -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
-mcopy -m -i "$esp" out/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
+mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
+mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
+mcopy -i "$esp" out/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
 
 to_sector in/slot.img "$SLOT_A_FIRST"
 to_sector in/slot.img "$SLOT_B_FIRST"

@@ -7,108 +7,17 @@ again, and sees the same command succeed: a refusal leaves nothing behind.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
-from tasks.sample.mirror import sample_mirror
+from tests.inv import Inv
+from tests.mirror import Mirror
 
 pytestmark = pytest.mark.container
 
 INDEX = "/v3.23/main/x86_64/APKINDEX.tar.gz"
-
-
-class Mirror:
-    """Serves the sample on loopback. `changed` maps a path to other content, None to no file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.changed: dict[str, bytes | None] = {}
-        self.requests: list[str] = []
-        mirror = self
-
-        class Handler(SimpleHTTPRequestHandler):
-            def do_GET(self) -> None:
-                mirror.requests.append(self.path)
-                if self.path not in mirror.changed:
-                    super().do_GET()
-                elif (data := mirror.changed[self.path]) is None:
-                    self.send_error(404)
-                else:
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(data)))
-                    self.end_headers()
-                    self.wfile.write(data)
-
-            def translate_path(self, path: str) -> str:
-                return str(folder) + path
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def package(self, name: str) -> str:
-        """The path of a package."""
-        (found,) = self.folder.glob(f"v3.23/main/x86_64/{name}-[0-9]*.apk")
-        return f"/{found.relative_to(self.folder)}"
-
-    def content(self, path: str) -> bytes:
-        return (self.folder / path[1:]).read_bytes()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    mirror = Mirror(sample_mirror("3.23"))
-    yield mirror
-    mirror.close()
-
-
-class Inv:
-    """Runs `inv` with a cache of its own; what is given by name goes to the environment."""
-
-    def __init__(self, folder: Path, mirror: Mirror) -> None:
-        self.cache = folder / "the cache"
-        self.env = {
-            **os.environ,
-            "BELAY_CACHE": str(self.cache),
-            "BELAY_ALPINE_MIRROR": mirror.url,
-            "BELAY_ALPINE_KEYS": str(mirror.folder / "keys"),
-        }
-
-    def __call__(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PROJECT / "inv", *words], env={**self.env, **env}, cwd=PROJECT,
-            capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-
-    def succeeds(self, *words: str, **env: str) -> str:
-        done = self(*words, **env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def fails(self, *words: str, **env: str) -> str:
-        """What it says. It says it without a traceback, and leaves nothing half-done behind."""
-        done = self(*words, **env)
-        assert done.returncode != 0
-        assert "Traceback" not in done.stderr
-        assert not list(self.cache.rglob(".partial*"))
-        return done.stderr
 
 
 @pytest.fixture

