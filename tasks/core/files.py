@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ABANDONED_AFTER_S = 24 * 3600
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -31,6 +34,7 @@ def folder_for(place: Path) -> Iterator[Path]:
     Where `place` is there already, made by another process meanwhile, that one stays.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(place.parent)
     scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".partial-"))
     try:
         scratch.chmod(0o755)
@@ -42,6 +46,13 @@ def folder_for(place: Path) -> Iterator[Path]:
                 raise
     finally:
         remove_tree(scratch)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process left that had no time to do so itself: it was killed, long ago."""
+    for path in folder.glob(".partial-*"):
+        if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+            remove_tree(path)
 
 
 def remove_tree(folder: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from invoke.exceptions import Exit
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
+
+from tasks.core.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.steps.runner import Outcome
@@ -58,6 +62,12 @@ class Progress:
     ) -> None:
         if self.console.is_terminal:
             self._live.stop()
+        if kind is KeyboardInterrupt:
+            raise Exit(
+                "interrupted; what was finished stays, the same command goes on from there", 130
+            )
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(f"{error.filename or 'the disk'}: is full; make room, then go on")
 
     def started(self, name: str, detail: str = "") -> None:
         """`name` goes on, and so far `detail`; called again to change the detail."""

