@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from tasks.core.errors import UserError
+from tasks.core.paths import CACHE
 
 if TYPE_CHECKING:
     from tasks.steps.runner import Outcome
@@ -67,7 +68,8 @@ class Progress:
                 "interrupted; what was finished stays, the same command goes on from there", 130
             )
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise UserError(f"{error.filename or 'the disk'}: is full; make room, then go on")
+            place = error.filename or CACHE
+            raise UserError(f"{place}: no space left on the disk; make room, then run it again")
 
     def started(self, name: str, detail: str = "") -> None:
         """`name` goes on, and so far `detail`; called again to change the detail."""
