@@ -17,6 +17,9 @@ PYTHON = [sys.executable, "-m"]
 TOOLS = Path(sys.executable).parent
 
 
+SHELLS = (b"#!/bin/sh\n", b"#!/sbin/openrc-run\n")
+
+
 def shell_scripts() -> list[str]:
     """Every shell script of the project, told by its first line."""
     listing = subprocess.run(
@@ -26,7 +29,7 @@ def shell_scripts() -> list[str]:
     return [
         name
         for name in listing
-        if (path := PROJECT / name).is_file() and path.open("rb").read(9) == b"#!/bin/sh"
+        if (path := PROJECT / name).is_file() and path.read_bytes().startswith(SHELLS)
     ]
 
 
