@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -45,12 +47,47 @@ def findings() -> Iterator[Finding]:
         if free_mib >= FREE_MIB
         else Finding("disk space", "wrong", f"{free_mib} MiB free", f"make {FREE_MIB} MiB free")
     )
+    yield _container()
+    yield _virtual_machines()
     try:
         config = load_config()
     except UserError as error:
         yield Finding("image.toml", "wrong", str(error), "correct it there")
     else:
         yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
+
+
+def _container() -> Finding:
+    from tasks.engines.bubblewrap import Bubblewrap
+    from tasks.engines.engine import Job
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            "trial", Path("/"), ("/bin/sh", "-c", "touch out/f && chown 7 out/f"), Path(folder)
+        )
+        try:
+            Bubblewrap().run(job, Path(folder) / "log")
+        except UserError as error:
+            found, _, remedy = str(error).rpartition("\n")
+            return Finding("container", "wrong", found, remedy)
+    return Finding("container", "ok", "bubblewrap starts jobs")
+
+
+def _virtual_machines() -> Finding:
+    """Only `inv qemu` and the VM tests need them, so what is missing is no mistake."""
+    from tasks.vm.hardware import DEBIAN_PACKAGES, PROGRAM, firmware
+    from tasks.vm.kvm import kvm_works
+
+    program = shutil.which(PROGRAM)
+    if program is None:
+        remedy = f"apt-get install -y --no-install-recommends {' '.join(DEBIAN_PACKAGES)}"
+        return Finding("virtual machines", "missing", f"no {PROGRAM}", remedy)
+    try:
+        firmware()
+    except UserError as error:
+        return Finding("virtual machines", "missing", "no UEFI firmware", str(error))
+    how = "by KVM" if kvm_works(program) else "by emulation, as KVM doesn't work here: slower"
+    return Finding("virtual machines", "ok", how)
 
 
 @task(help={"json": "print the findings as JSON"})

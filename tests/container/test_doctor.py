@@ -1,0 +1,39 @@
+"""`inv doctor` finds what is there, and says what to do about what isn't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.doctor import Finding, findings
+
+pytestmark = pytest.mark.container
+
+
+def by_subject() -> dict[str, Finding]:
+    return {finding.subject: finding for finding in findings()}
+
+
+def test_a_machine_that_runs_these_tests_is_well() -> None:
+    assert {f.subject: f.found for f in by_subject().values() if f.state == "wrong"} == {}
+
+
+def test_a_forbidden_user_namespace_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
+    found = by_subject()["container"]
+    assert found.state == "wrong"
+    assert "Permission denied" in found.found
+    assert "sysctl -w" in found.remedy
+
+
+def test_missing_qemu_is_no_mistake_but_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = by_subject()["virtual machines"]
+    assert found.state == "missing"
+    assert "apt-get install" in found.remedy
