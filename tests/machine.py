@@ -133,17 +133,17 @@ class Machine:
     def wait_for_login(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
         """Wait until the system is up, and log in as root."""
         self.wait_for_console(r"login: ", timeout_s)
-        self._type("root\n")
+        self.type("root\n")
         self.wait_for_console(r"[#] ", COMMAND_TIMEOUT_S)
         # No echo: what comes back is output only. No kernel messages in it, either.
-        self._type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
+        self.type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
         self.wait_for_console(r"REA0DY\r*\n", COMMAND_TIMEOUT_S)
 
     def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
         """Run a shell command; its exit code and its output, both streams together."""
         self._commands += 1
         # The pipe tells programs that nobody looks at their output: no colours, no pages.
-        self._type(
+        self.type(
             f"{{ sh -c {shlex.quote(command)} </dev/null 2>&1; echo $? >/tmp/code; }} | cat; "
             f"echo DON$((0))E{self._commands}:$(cat /tmp/code):\n"
         )
@@ -151,7 +151,8 @@ class Machine:
         output = self.console.before or b""
         return int(match[1]), output.decode(errors="replace").replace("\r", "")
 
-    def _type(self, text: str) -> None:
+    def type(self, text: str) -> None:
+        """Type on the console, no faster than the serial line takes it."""
         data = text.encode()
         self.console.delaybeforesend = None
         for start in range(0, len(data), CHUNK):
@@ -191,7 +192,7 @@ class Machine:
 
     def reboot(self) -> None:
         """Reboot it in good order, and log in again."""
-        self._type("reboot\n")
+        self.type("reboot\n")
         self.wait_for_login()
 
     def attach_usb(self, folder: Path, label: str, name: str = "stick1") -> None:

@@ -183,11 +183,11 @@ def _download(scratch: Path, tree: Path) -> dict[str, str]:
     for archive in sorted((folders["cache"] / "archives").glob("*.deb")):
         run(["dpkg-deb", "-x", archive, tree], log=log, what=f"unpacking {archive.name}")
         name, version, _ = archive.name.split("_")
-        versions[name] = _alpine_version(version)
+        versions[name] = alpine_version(version)
     return versions
 
 
-def _alpine_version(debian: str) -> str:
+def alpine_version(debian: str) -> str:
     """Debian's version as apk can order it: `1:4.5.1-1+b2` becomes `4.5.1-r1`."""
     upstream, _, revision = debian.replace("%3a", ":").split(":")[-1].partition("-")
     digits = [part for part in upstream.split("+")[0].split("~")[0].split(".") if part.isdigit()]

@@ -14,7 +14,7 @@ from tasks.core.errors import UserError
 from tasks.sample.ext4 import Inode
 from tasks.sample.mirror import sample_mirror
 from tasks.sample.packages import rebuild
-from tasks.sample.standins import _alpine_version
+from tasks.sample.standins import alpine_version
 from tasks.sample.wheel import System
 
 
@@ -90,4 +90,4 @@ def test_a_release_without_a_sample_is_named() -> None:
     ],
 )
 def test_versions_of_stand_ins_can_be_ordered_by_apk(debian: str, alpine: str) -> None:
-    assert _alpine_version(debian) == alpine
+    assert alpine_version(debian) == alpine

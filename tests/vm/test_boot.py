@@ -52,7 +52,7 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.detach_usb()
         machine.wait_until_succeeds("! grep -q sdb /proc/partitions")
 
-        machine._type("reboot\n")
+        machine.type("reboot\n")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
         assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
