@@ -24,6 +24,7 @@ def fetched(config: Config, engine: Engine, progress: Progress, refresh: bool = 
     def show(come: int, total: int) -> None:
         progress.started("fetch", f"{human_size(come)} of {human_size(total)}")
 
+    progress.started("fetch", "looking at the mirror", quiet=True)
     snapshot = snapshot_for(config.alpine, worlds, engine, show, refresh)
     progress.stopped("fetch")
     return snapshot

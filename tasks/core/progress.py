@@ -71,13 +71,16 @@ class Progress:
             place = error.filename or CACHE
             raise UserError(f"{place}: no space left on the disk; make room, then run it again")
 
-    def started(self, name: str, detail: str = "") -> None:
-        """`name` goes on, and so far `detail`; called again to change the detail."""
+    def started(self, name: str, detail: str = "", quiet: bool = False) -> None:
+        """`name` goes on, and so far `detail`; called again to change the detail.
+
+        `quiet`: it is mostly over at once, and worth no line where the output is no terminal.
+        """
         with self._lock:
             fresh = name not in self._running
             since = time.monotonic() if fresh else self._running[name][0]
             self._running[name] = (since, detail)
-        if fresh and not self.console.is_terminal:
+        if fresh and not quiet and not self.console.is_terminal:
             self.console.print(f"{name} ...", highlight=False)
 
     def ended(self, outcome: Outcome) -> None:
