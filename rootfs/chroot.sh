@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the system's packages and packs them as out/root.tar; from it tasks/alpine/tree.py makes
 # chroot.tar, with the owners that the packages want.
-#   in/mirror, in/keys     the local copy of a mirror, and the keys it is trusted by
+#   in/packages, in/keys   all packages, and the keys by which they are trusted
 #   $APK_OPTIONS $WORLD    words
 set -eu
 
@@ -10,8 +10,11 @@ mkdir -p "$root/etc/mkinitfs"
 # The initramfs is a step of its own; without this, installing the kernel would make one too.
 echo 'disable_trigger=yes' >"$root/etc/mkinitfs/mkinitfs.conf"
 
-# shellcheck disable=SC2086 # both are lists of words
-apk --root "$root" $APK_OPTIONS add --initdb $WORLD
+# In memory apk thinks of a diskless system, on which packages from files would be lost.
+# shellcheck disable=SC2086 # words
+apk --root "$root" $APK_OPTIONS add --initdb --force-non-repository in/packages/*.apk
+# apk took note of files; the world of the node is of names.
+echo "$WORLD" | tr ' ' '\n' | sort >"$root/etc/apk/world"
 
 if [ -e "$root/etc/mkinitfs/mkinitfs.conf.apk-new" ]; then
 	mv "$root/etc/mkinitfs/mkinitfs.conf.apk-new" "$root/etc/mkinitfs/mkinitfs.conf"

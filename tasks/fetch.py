@@ -1,53 +1,103 @@
-"""`inv fetch`: the one task that needs a network."""
+"""`inv lock` and `inv fetch`: the two tasks that need a network."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.alpine import container
-from tasks.alpine.snapshot import Snapshot, snapshot_for
+from tasks.alpine.lock import Lock, read_lock, write_lock
+from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
+from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
+from tasks.core.paths import LOCK_FILE
 from tasks.core.progress import Progress, human_size
 from tasks.engines.engine import Engine
 from tasks.steps.pipeline import SYSTEM, system_world
 
 
-def fetched(config: Config, engine: Engine, progress: Progress, refresh: bool = False) -> Snapshot:
-    """The snapshot of the mirror that a build uses, fetched if it isn't there yet."""
-    worlds = {
+def worlds(config: Config) -> dict[str, World]:
+    """What is locked: the packages of the container, and those of the node."""
+    return {
         container.WORLD: (container.NAME, container.package_names()),
         SYSTEM: ("rootfs/world", system_world(config)),
     }
 
-    def show(come: int, total: int) -> None:
-        progress.started("fetch", f"{human_size(come)} of {human_size(total)}")
 
-    progress.started("fetch", "looking at the mirror", quiet=True)
-    snapshot = snapshot_for(config.alpine, worlds, engine, show, refresh)
+def locked(
+    config: Config, engine: Engine, progress: Progress, upgrade: Upgrade = None
+) -> tuple[Lock, list[str]]:
+    """The lock, brought up to date where `image.toml` or a world asks for more; its changes."""
+    former = read_lock(LOCK_FILE)
+    wanted = worlds(config)
+    if former and upgrade is None and is_current(former, config.alpine, wanted):
+        return former, []
+
+    def show(come: int, total: int) -> None:
+        progress.started("lock", f"{human_size(come)} of {human_size(total)}", quiet=True)
+
+    progress.started("lock", "looking at the mirror", quiet=True)
+    lock = make_lock(config.alpine, wanted, former, upgrade, engine, show)
+    progress.stopped("lock")
+    write_lock(LOCK_FILE, lock)
+    return lock, changes(former, lock) if former else ["made anew"]
+
+
+def fetched(config: Config, engine: Engine, progress: Progress) -> PackageSet:
+    """The packages that a build uses, fetched if they aren't here yet."""
+    lock, changed = locked(config, engine, progress)
+    for line in changed:
+        say(f"{LOCK_FILE.name}: {line}")
+    come = 0
+
+    def show(size: int) -> None:
+        nonlocal come
+        come += size
+        progress.started("fetch", human_size(come))
+
+    packages = package_set(lock, config.alpine, show)
     progress.stopped("fetch")
-    return snapshot
+    return packages
 
 
 @task(
     help={
-        "refresh": "ask the mirror for its newest packages",
-        "json": "print the packages as JSON",
-    }
+        "upgrade": "take what the mirror has now",
+        "package": "with --upgrade: only this package, and what it needs (can be repeated)",
+        "json": "print the lock as JSON",
+    },
+    iterable=["package"],
 )
-def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
-    """Bring the package indexes and packages that a build needs, and keep them."""
+def lock(
+    c: Context, package: list[str] | None = None, upgrade: bool = False, json: bool = False
+) -> None:
+    """Note in apk.lock the exact packages that rootfs/world and the container need."""
     from tasks.engines.bubblewrap import Bubblewrap
 
-    config = load_config()
+    asked = tuple(package or ()) if upgrade or package else None
     with Progress() as progress:
-        snapshot = fetched(config, Bubblewrap(), progress, refresh)
+        new, changed = locked(load_config(), Bubblewrap(), progress, asked)
     if json:
-        show_json(snapshot.record)
+        show_json(asdict(new))
         return
-    say(f"from {snapshot.source}")
-    for world in (container.WORLD, SYSTEM):
-        packages = snapshot.packages(world)
-        size = human_size(sum(package.size for package in packages))
-        say(f"  {world}: {len(packages)} packages, {size}")
+    for line in changed:
+        say(line)
+    total = sum(len(some) for some in new.packages.values())
+    say(f"{LOCK_FILE.name}: {total} packages from {new.source}, {len(changed)} changed")
+
+
+@task(help={"json": "print the packages as JSON"})
+def fetch(c: Context, json: bool = False) -> None:
+    """Bring the packages of apk.lock, so that a build needs no network."""
+    from tasks.engines.bubblewrap import Bubblewrap
+
+    with Progress() as progress:
+        packages = fetched(load_config(), Bubblewrap(), progress)
+    if json:
+        show_json(asdict(packages.lock))
+        return
+    for world, some in sorted(packages.lock.packages.items()):
+        say(f"{world}: {len(some)} packages, {human_size(sum(p.size for p in some))}")

@@ -39,7 +39,7 @@ def in_container(tmp_path: Path, artefacts: Path) -> InContainer:
     from tasks.fetch import fetched
 
     config, engine = load_config(), Bubblewrap()
-    root = container_root(fetched(config, engine, Progress()), config.alpine, engine)
+    root = container_root(fetched(config, engine, Progress()), engine)
     output = tmp_path / "container output"
 
     def run(script: str, **inputs: Path) -> str:

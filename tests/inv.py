@@ -15,9 +15,11 @@ class Inv:
 
     def __init__(self, folder: Path, mirror: Mirror) -> None:
         self.cache = folder / "the cache"
+        self.lock = folder / "apk.lock"
         self.env = {
             **os.environ,
             "BELAY_CACHE": str(self.cache),
+            "BELAY_LOCK": str(self.lock),
             "BELAY_ALPINE_MIRROR": mirror.url,
             "BELAY_ALPINE_KEYS": str(mirror.folder / "keys"),
         }

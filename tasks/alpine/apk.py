@@ -6,11 +6,11 @@ import io
 import re
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.alpine.apk_format import Package, verify_package
+from tasks.alpine.apk_format import gzip_streams, installed_record
 from tasks.core.commands import CommandError
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
@@ -20,13 +20,20 @@ from tasks.engines.engine import MOUNT_POINTS, Engine, Job
 
 STATIC = "apk-tools-static"
 PROGRAM = "/sbin/apk.static"
+Version = tuple[str, str]  # name and version of a package
+
+_PLAN = re.compile(
+    # "( 1/51) Installing musl (1.2.5-r23)", "(2/3) Upgrading kmod (34.2-r1 -> 34.3-r0)"
+    r"^\(\s*\d+/\d+\) (?P<action>\w+) (?P<name>\S+) \((?:\S+ -> )?(?P<version>[^)]+)\)$",
+    re.MULTILINE,
+)
 
 
-def static_root(package: Package, archived: Path) -> Path:
-    """A root with the first apk, out of the package apk-tools-static: it needs nothing else."""
+def static_root(archived: Path) -> Path:
+    """A root with the first apk, out of the verified package apk-tools-static."""
     place = CACHE / "apk" / archived.stem
     if not place.is_dir():
-        files = verify_package(archived.read_bytes(), package, str(archived))
+        files = gzip_streams(archived.read_bytes())[2][1]
         with folder_for(place) as root:
             for name in MOUNT_POINTS:
                 (root / name).mkdir()
@@ -51,50 +58,82 @@ def _unpack(tar: bytes, root: Path) -> None:
 
 @dataclass(frozen=True)
 class Apk:
-    """apk in a container, with `mirror`, a local copy of one, and the keys it is trusted by."""
+    """apk in a container. `root` is where apk itself lies, `keys` what it trusts."""
 
     engine: Engine
-    root: Path  # where apk itself lies
-    mirror: Path
+    root: Path
     keys: Path
     alpine: Alpine
 
-    def resolve(self, world: Sequence[str], source: str) -> list[tuple[str, str]]:
-        """Name and version of every package that `world`, which is from `source`, needs.
+    def resolve(
+        self,
+        mirror: Path,
+        world: tuple[str, Sequence[str]],
+        kept: Iterable[Path] = (),
+        upgraded: Sequence[str] = (),
+    ) -> list[Version]:
+        """All packages that a world needs, sorted. `world` is the file it is from, and its names.
 
-        Raises UserError where the world can't be had.
+        `mirror` is a folder laid out as one, with indexes only. Packages in `kept` stay as they
+        are, as far as that is possible, but for those named in `upgraded`. Raises UserError where
+        the world can't be had.
         """
-        with tempfile.TemporaryDirectory() as scratch:
-            self.add([], Path(scratch), "the empty database")
-            output = self.add(["--simulate", *world], Path(scratch), source)
-        # "( 1/51) Installing musl (1.2.5-r23)"
-        return re.findall(r"^\(\s*\d+/\d+\) Installing (\S+) \((\S+)\)$", output, re.MULTILINE)
+        source, names = world
+        records = [installed_record(path.read_bytes()) for path in kept]
+        found = {}
+        for record in records:
+            fields = dict(line.split(":", 1) for line in record.strip().splitlines())
+            found[fields["P"]] = fields["V"]
+        words = ["--simulate", *names]
+        for repository in self.alpine.repositories:
+            words += ["--repository", f"/srv/in/mirror/{self.alpine.branch}/{repository}"]
+        with tempfile.TemporaryDirectory() as folder:
+            _write_database(Path(folder) / "root", records)
+            output = self._add(words, Path(folder), source, {"mirror": mirror})
+            if upgraded:
+                words += ["--upgrade", *upgraded]
+                output = self._add(words, Path(folder), source, {"mirror": mirror})
+        for step in _PLAN.finditer(output):
+            if step["action"] == "Purging":
+                found.pop(step["name"], None)
+            else:
+                found[step["name"]] = step["version"]
+        return sorted(found.items())
 
-    def add(self, words: Sequence[str], output: Path, source: str) -> str:
+    def install(self, packages: Path, names: Sequence[str], output: Path, source: str) -> None:
+        """Install all packages of a folder into `output/root`; `names` are those asked for."""
+        files = [f"/srv/in/packages/{path.name}" for path in sorted(packages.glob("*.apk"))]
+        self._add(["--initdb", *files], output, source, {"packages": packages})
+        # apk took note of files; the world of the root is of names.
+        (output / "root/etc/apk/world").write_text("".join(f"{name}\n" for name in sorted(names)))
+
+    def _add(self, words: Sequence[str], output: Path, source: str, inputs: dict[str, Path]) -> str:
         """Run `apk add` on the folder `root` in `output`; return what it printed."""
-        job = Job(
-            f"apk add for {source}",
-            self.root,
-            (PROGRAM, "--root", "out/root", *options(self.alpine), "add", "--initdb", *words),
-            output,
-            {"mirror": self.mirror, "keys": self.keys},
-        )
+        command = (PROGRAM, "--root", "out/root", *options(self.alpine), "add", *words)
+        inputs = {"keys": self.keys, **inputs}
         (output / "root").mkdir(exist_ok=True)
+        job = Job(f"apk add for {source}", self.root, command, output, inputs)
         try:
-            return self.engine.run(
-                job, LOGS / f"apk-{source.replace('/', '-').replace(' ', '-')}.log"
-            )
+            return self.engine.run(job, LOGS / f"apk-{source.replace('/', '-')}.log")
         except CommandError as error:
             raise explained(error, source) from None
 
 
+def _write_database(root: Path, records: Iterable[str]) -> None:
+    """Make apk believe that packages are installed that nobody asked for by name."""
+    contents = {"installed": "".join(records), "scripts.tar.gz": "", "triggers": ""}
+    for name, text in contents.items():
+        (root / "lib/apk/db").mkdir(parents=True, exist_ok=True)
+        (root / "lib/apk/db" / name).write_text(text)
+    (root / "etc/apk").mkdir(parents=True)
+    (root / "etc/apk/world").touch()
+
+
 def options(alpine: Alpine) -> tuple[str, ...]:
     """What every call of apk in a job has in common: packages from its inputs only."""
-    repositories = (f"/srv/in/mirror/{alpine.branch}/{name}" for name in alpine.repositories)
     return (
         *("--arch", alpine.arch, "--keys-dir", "/srv/in/keys", "--repositories-file", "/dev/null"),
         *("--no-network", "--no-cache", "--no-progress"),
-        *(word for path in repositories for word in ("--repository", path)),
     )
 
 
@@ -107,6 +146,6 @@ def explained(error: CommandError, source: str) -> UserError:
         names = ", ".join(missing)
         return UserError(
             f"{source}: the mirror has no package {names}; correct the name there, "
-            "or refresh the indexes: ./inv fetch --refresh"
+            "or look at the mirror again: ./inv lock --upgrade"
         )
     return error

@@ -41,6 +41,15 @@ class Package:
         return f"{self.folder}/{self.file_name}"
 
 
+PKGINFO = {  # letters of the index and what .PKGINFO calls them; those in LISTS repeat per word
+    "P": "pkgname", "V": "pkgver", "T": "pkgdesc", "U": "url", "t": "builddate", "I": "size",
+    "A": "arch", "o": "origin", "c": "commit", "m": "maintainer", "L": "license",
+    "q": "replaces_priority", "k": "provider_priority",
+    "D": "depend", "p": "provides", "r": "replaces", "i": "install_if",
+}  # fmt: skip
+LISTS = "Dpri"
+
+
 def gzip_streams(data: bytes) -> list[tuple[bytes, bytes]]:
     """Split `data` into its gzip streams: for each its raw bytes and its content."""
     streams = []
@@ -137,3 +146,20 @@ def verify_package(data: bytes, package: Package, what: str) -> bytes:
 def control_checksum(control: bytes) -> str:
     """The identity of a package, as in `C:` of an index: SHA-1 of its control stream."""
     return "Q1" + base64.b64encode(hashlib.sha1(control).digest()).decode()
+
+
+def installed_record(data: bytes) -> str:
+    """What apk's database says of a package once it is installed, but for its files."""
+    control = gzip_streams(data)[1]
+    with tarfile.open(fileobj=io.BytesIO(control[1]), ignore_zeros=True) as archive:
+        info = _member(archive, archive.getmember(".PKGINFO")).decode()
+    values: dict[str, list[str]] = {}
+    for line in info.splitlines():
+        name, equals, value = line.partition(" = ")
+        if equals:
+            values.setdefault(name, []).append(value)
+    lines = [f"C:{control_checksum(control[0])}"]
+    lines += [
+        f"{letter}:{' '.join(values[name])}" for letter, name in PKGINFO.items() if name in values
+    ]
+    return "\n".join(lines) + "\n\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.alpine.snapshot import Snapshot
-from tasks.core.config import Alpine
+from tasks.alpine.package_set import PackageSet
 from tasks.core.files import folder_for, remove_tree
 from tasks.core.paths import CACHE, PROJECT
 from tasks.engines.engine import MOUNT_POINTS, Engine
 
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
-WORLD = "container"  # what the snapshot calls it
+WORLD = "container"  # what the lock calls it
 NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
 
 
@@ -20,12 +19,12 @@ def package_names() -> tuple[str, ...]:
     return tuple(PACKAGE_LIST.read_text().split())
 
 
-def container_root(snapshot: Snapshot, alpine: Alpine, engine: Engine) -> Path:
-    """The container's root, installed by the snapshot's apk if it isn't there yet."""
-    place = CACHE / "containers" / snapshot.digest(WORLD)[:16]
+def container_root(packages: PackageSet, engine: Engine) -> Path:
+    """The container's root, installed from the lock if it isn't there yet."""
+    place = CACHE / "containers" / packages.lock.digest(WORLD)[:16]
     if not place.is_dir():
         with folder_for(place) as folder:
-            snapshot.apk(engine, alpine).add(package_names(), folder, NAME)
+            packages.apk(engine).install(packages.folder(WORLD), package_names(), folder, NAME)
             root = folder / "root"
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:

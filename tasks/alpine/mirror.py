@@ -1,20 +1,32 @@
-"""Mirrors of Alpine packages: which one is used, and reading a file from it."""
+"""Mirrors of Alpine packages: which one is used, and bringing files from it."""
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.output import say
-from tasks.core.paths import PROJECT
+from tasks.core.paths import CACHE, PROJECT
 
+if TYPE_CHECKING:
+    import requests
+
+SAMPLE = "sample"  # the source of what comes from the sample mirror
 PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
 INDEX = "APKINDEX.tar.gz"
 ALPINE_KEYS = Path(__file__).with_name("keys")
-TIMEOUT_S = (5, 60)  # to connect, to read on
+TIMEOUT_S = (5, 20)  # to connect, to read on
 PROBE_TIMEOUT_S = (3, 5)
+TRIES = 5
+FIRST_PAUSE_S = 0.2  # doubled after each try
+
+CountBytes = Callable[[int], None]  # is told how many came
 
 
 class Unreachable(UserError):
@@ -23,34 +35,82 @@ class Unreachable(UserError):
 
 @dataclass(frozen=True)
 class Mirror:
-    """A place laid out like Alpine's mirror, a URL or a folder, and the keys it is trusted by."""
+    """A place laid out like Alpine's mirror, and the keys it is trusted by.
+
+    `location` is a URL or a folder, `source` what `apk.lock` calls it.
+    """
 
     location: str
     keys: Path
+    source: str
 
-    def read(self, path: str, timeout_s: tuple[float, float] = TIMEOUT_S) -> bytes:
-        """The file `path`, such as `v3.23/main/x86_64/APKINDEX.tar.gz`.
+    def read(self, path: str) -> bytes:
+        """The content of the small file `path`, such as `v3.23/main/x86_64/APKINDEX.tar.gz`."""
+        target = CACHE / "downloads" / f"index-{time.monotonic_ns()}"
+        try:
+            self.download(path, target, lambda size: None)
+            return target.read_bytes()
+        finally:
+            target.unlink(missing_ok=True)
+
+    def download(self, path: str, target: Path, count: CountBytes, tries: int = TRIES) -> None:
+        """Bring the file `path` to `target`; what is there of it already is not brought again.
 
         Raises Unreachable when the mirror doesn't answer, UserError when it hasn't got the file.
+        What came stays in `target`, for another try. Nothing is verified here.
         """
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not self.location.startswith("http"):
+            source = Path(self.location) / path
             try:
-                return (Path(self.location) / path).read_bytes()
-            except OSError as error:
-                raise UserError(f"{self.location}/{path}: {error.strerror}") from None
+                count(Path(shutil.copyfile(source, target)).stat().st_size)
+            except FileNotFoundError:
+                raise UserError(f"{source}: is missing") from None
+            return
         import requests
 
         url = f"{self.location.rstrip('/')}/{path}"
-        try:
-            response = requests.get(url, timeout=timeout_s)
-            response.raise_for_status()
-            return response.content
-        except requests.HTTPError as error:
-            raise UserError(
-                f"{url}: {error.response.status_code} {error.response.reason}"
-            ) from None
-        except requests.RequestException as error:
-            raise Unreachable(f"{url}: can't be reached: {_reason(error)}") from None
+        for failed in range(tries):
+            try:
+                if _continue(url, target, count):
+                    return
+                problem = "the answer ended too early"
+            except requests.HTTPError as error:
+                answer = error.response
+                problem = f"the mirror answers: {answer.status_code} {answer.reason}"
+                if answer.status_code < 500:
+                    raise UserError(f"{url}: {problem}") from None
+            except requests.RequestException as error:
+                problem = f"can't be reached: {_reason(error)}"
+            if failed + 1 < tries:
+                time.sleep(FIRST_PAUSE_S * 2**failed)
+        raise Unreachable(f"{url}: {problem}")
+
+
+def _continue(url: str, target: Path, count: CountBytes) -> bool:
+    """Bring what `target` lacks of `url`, as far as one request goes; whether that was all."""
+    import requests
+
+    have = target.stat().st_size if target.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    # Not unpacked on the way: packages are what they are.
+    headers["Accept-Encoding"] = "identity"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            # It is complete, or it is another file by now: which of the two, its hash tells.
+            return True
+        response.raise_for_status()
+        is_rest = response.status_code == requests.codes.partial_content
+        with target.open("ab" if is_rest else "wb") as file:
+            for data in response.iter_content(1 << 16):
+                file.write(data)
+                count(len(data))
+        return _is_complete(response, target, have if is_rest else 0)
+
+
+def _is_complete(response: requests.Response, target: Path, before: int) -> bool:
+    length = response.headers.get("Content-Length")
+    return length is None or target.stat().st_size - before == int(length)
 
 
 def _reason(error: BaseException) -> str:
@@ -64,24 +124,34 @@ def folder_of(alpine: Alpine, repository: str) -> str:
     return f"{alpine.branch}/{repository}/{alpine.arch}"
 
 
+def mirror_of(alpine: Alpine, source: str) -> Mirror:
+    """The mirror that `apk.lock` calls `source`; the sample is made if it isn't there yet."""
+    if source == SAMPLE:
+        from tasks.sample.mirror import sample_mirror
+
+        folder = sample_mirror(alpine.release)
+        return Mirror(str(folder), folder / "keys", SAMPLE)
+    keys = PROJECT / alpine.keys if alpine.keys else ALPINE_KEYS
+    if not any(keys.glob("*.pub")):
+        raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {keys}")
+    return Mirror(source, keys, source)
+
+
 def choose_mirror(alpine: Alpine) -> Mirror:
     """The mirror that `image.toml` names; "auto" is the public one, or where it fails the sample.
 
     Only a mirror that can't be reached leads to the sample: one that answers wrongly is an error.
     """
-    keys = PROJECT / alpine.keys if alpine.keys else ALPINE_KEYS
-    if not any(keys.glob("*.pub")):
-        raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {keys}")
-    if alpine.mirror not in ("auto", "sample"):
-        return Mirror(alpine.mirror, keys)
-    if alpine.mirror == "auto":
-        mirror = Mirror(PUBLIC, keys)
-        try:
-            mirror.read(f"{folder_of(alpine, alpine.repositories[0])}/{INDEX}", PROBE_TIMEOUT_S)
-            return mirror
-        except Unreachable as error:
-            say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")
-    from tasks.sample.mirror import sample_mirror
-
-    folder = sample_mirror(alpine.release)
-    return Mirror(str(folder), folder / "keys")
+    if alpine.mirror != "auto":
+        return mirror_of(alpine, alpine.mirror)
+    mirror = mirror_of(alpine, PUBLIC)
+    probe = CACHE / "downloads" / f"probe-{time.monotonic_ns()}"
+    try:
+        path = f"{folder_of(alpine, alpine.repositories[0])}/{INDEX}"
+        mirror.download(path, probe, lambda size: None, tries=1)
+        return mirror
+    except Unreachable as error:
+        say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")
+        return mirror_of(alpine, SAMPLE)
+    finally:
+        probe.unlink(missing_ok=True)

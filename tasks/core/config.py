@@ -54,6 +54,7 @@ class Alpine:
     arch: Literal["x86_64"] = "x86_64"
     mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
+    archive: str = _text("", r"(https?://\S+)?", "an http(s) URL, or nothing")
     repositories: tuple[str, ...] = _texts(
         ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
     )

@@ -7,6 +7,7 @@ PROJECT = Path(__file__).resolve().parent.parent.parent
 BUILD = PROJECT / "build"
 LOGS = BUILD / "log"
 CONFIG_FILE = PROJECT / "image.toml"
+LOCK_FILE = Path(os.environ.get("BELAY_LOCK") or PROJECT / "apk.lock").resolve()
 
 CACHE = Path(
     os.environ.get("BELAY_CACHE")

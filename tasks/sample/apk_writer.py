@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tasks.alpine.apk_format import control_checksum
+from tasks.alpine.apk_format import LISTS, PKGINFO, control_checksum
 
 STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4)
 
@@ -90,15 +90,6 @@ class Draft:
     entries: Sequence[Entry]
     scripts: Mapping[str, bytes] = field(default_factory=dict)  # named like post-install
     triggers: str = ""  # the folders that its trigger script watches
-
-
-PKGINFO = {  # letters of the index and what .PKGINFO calls them; those in LISTS repeat per word
-    "P": "pkgname", "V": "pkgver", "T": "pkgdesc", "U": "url", "t": "builddate", "I": "size",
-    "A": "arch", "o": "origin", "c": "commit", "m": "maintainer", "L": "license",
-    "q": "replaces_priority", "k": "provider_priority",
-    "D": "depend", "p": "provides", "r": "replaces", "i": "install_if",
-}  # fmt: skip
-LISTS = "Dpri"
 
 
 def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]:

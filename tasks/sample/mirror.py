@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from typing import TYPE_CHECKING
 
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for
 from tasks.core.output import say
 from tasks.core.paths import CACHE
-from tasks.sample.apk_writer import Draft, SigningKey, write_index, write_package
-from tasks.sample.packages import rebuild
-from tasks.sample.standins import debian_tools, static_apk
-from tasks.sample.wheel import WHEELS, System, Wheel, download
+from tasks.sample.wheel import WHEELS, Wheel
+
+if TYPE_CHECKING:
+    from tasks.sample.apk_writer import Draft, SigningKey
 
 KEY_NAME = "belay-sample.rsa.pub"
-LAYOUT = 1  # goes up when mirrors made before are to be made anew
+KEY_FILE = Path(__file__).with_name("sample.rsa")
+LAYOUT = 2  # goes up when mirrors made before are to be made anew
 
 
 def sample_mirror(release: str) -> Path:
@@ -43,18 +42,32 @@ def sample_mirror(release: str) -> Path:
 
 
 def _make(mirror: Path, wheel: Wheel, release: str, scratch: Path) -> None:
+    from tasks.sample.packages import rebuild
+    from tasks.sample.standins import debian_tools, static_apk
+    from tasks.sample.wheel import System, download
+
     tools = scratch / "tools"
     tools.mkdir()
     system = System(download(wheel, scratch), scratch)
     drafts = [*rebuild(system), static_apk(system), *debian_tools(tools)]
-    key = _new_key(mirror / "keys")
+    key = _key(mirror / "keys")
     _write_repository(mirror / f"v{release}" / "main" / "x86_64", drafts, key)
     _write_repository(mirror / f"v{release}" / "community" / "x86_64", [], key)
 
 
-def _new_key(folder: Path) -> SigningKey:
-    """A key that exists only while the mirror is made: nothing more can be signed with it."""
-    private = rsa.generate_private_key(public_exponent=65537, key_size=3072)
+def _key(folder: Path) -> SigningKey:
+    """The sample's key, its public half written to `folder`.
+
+    It is no secret: what it signs comes from hashes that are pinned here, and it is trusted for the
+    sample only. It is always the same, so that a lock of the sample is good on another machine.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    from tasks.sample.apk_writer import SigningKey
+
+    private = serialization.load_pem_private_key(KEY_FILE.read_bytes(), password=None)
+    assert isinstance(private, rsa.RSAPrivateKey)
     folder.mkdir(parents=True)
     (folder / KEY_NAME).write_bytes(
         private.public_key().public_bytes(
@@ -65,6 +78,8 @@ def _new_key(folder: Path) -> SigningKey:
 
 
 def _write_repository(folder: Path, drafts: list[Draft], key: SigningKey) -> None:
+    from tasks.sample.apk_writer import write_index, write_package
+
     folder.mkdir(parents=True)
     index = []
     for draft in sorted(drafts, key=lambda draft: draft.fields["P"]):

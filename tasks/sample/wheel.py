@@ -6,12 +6,14 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.core.commands import run
 from tasks.core.errors import UserError
 from tasks.core.paths import LOGS
-from tasks.sample.ext4 import Ext4, Inode
-from tasks.sample.qcow2 import Qcow2
+
+if TYPE_CHECKING:
+    from tasks.sample.ext4 import Inode
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class System:
     """The Alpine system of a wheel: its files by path, such as `etc/passwd`."""
 
     def __init__(self, wheel: Path, scratch: Path) -> None:
+        from tasks.sample.ext4 import Ext4
+        from tasks.sample.qcow2 import Qcow2
+
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.endswith(".qcow2")]
             if len(names) != 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tasks.alpine.apk import options
 from tasks.alpine.initramfs import pack_initramfs
-from tasks.alpine.snapshot import Snapshot
+from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
@@ -16,7 +16,7 @@ from tasks.disk.layout import grub_config, layout, sfdisk_script
 from tasks.steps.step import Content, Known, Result, Step
 from updater.grubenv import BootState, render
 
-SYSTEM = "system"  # what the snapshot calls the packages of the node
+SYSTEM = "system"  # what the lock calls the packages of the node
 WORLD_FILE = PROJECT / "rootfs" / "world"
 
 
@@ -27,10 +27,10 @@ def system_world(config: Config) -> tuple[str, ...]:
     return (*words, f"linux-{config.alpine.kernel}")
 
 
-def pipeline(config: Config, snapshot: Snapshot) -> dict[str, Step]:
+def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     """All steps, by name."""
     steps = (
-        chroot(config, snapshot),
+        chroot(config, packages),
         initramfs(config),
         modloop(),
         rootfs(config),
@@ -43,14 +43,14 @@ def pipeline(config: Config, snapshot: Snapshot) -> dict[str, Step]:
 CHROOT = Result("chroot", "chroot.tar")
 
 
-def chroot(config: Config, snapshot: Snapshot) -> Step:
+def chroot(config: Config, packages: PackageSet) -> Step:
     """The installed packages, as a tar."""
     return Step(
         name="chroot",
         script=PROJECT / "rootfs" / "chroot.sh",
         inputs={
-            "mirror": Known(snapshot.mirror, snapshot.digest(SYSTEM)),
-            "keys": Known(snapshot.keys, ""),  # which key signed a package doesn't change it
+            "packages": Known(packages.folder(SYSTEM), packages.lock.digest(SYSTEM)),
+            "keys": Known(packages.keys, ""),  # which key signed a package doesn't change it
         },
         env={
             "WORLD": " ".join(system_world(config)),

@@ -1,4 +1,4 @@
-"""`inv fetch` from a mirror over HTTP, laid out like Alpine's: an honest one first, then bad ones.
+"""`inv lock` and `inv fetch` from a mirror over HTTP, laid out like Alpine's: honest and bad ones.
 
 Each test has a cache of its own, and a mirror that serves the sample. What a test breaks it mends
 again, and sees the same command succeed: a refusal leaves nothing behind.
@@ -26,14 +26,14 @@ def inv(tmp_path: Path, mirror: Mirror) -> Inv:
 
 
 def test_a_build_needs_the_network_only_once(inv: Inv, mirror: Mirror) -> None:
-    record = json.loads(inv.succeeds("fetch", "--json"))
-    assert record["source"] == mirror.url
-    names = [package["name"] for package in record["worlds"]["system"]]
+    lock = json.loads(inv.succeeds("fetch", "--json"))
+    assert lock["source"] == mirror.url
+    names = [package["name"] for package in lock["packages"]["system"]]
     assert "linux-virt" in names and names == sorted(names)
     assert mirror.requests[0] == INDEX
 
     mirror.requests.clear()
-    inv.succeeds("fetch", "--refresh")
+    inv.succeeds("lock", "--upgrade")
     assert {path.rpartition("/")[2] for path in mirror.requests} == {"APKINDEX.tar.gz"}
 
     mirror.close()
@@ -42,15 +42,15 @@ def test_a_build_needs_the_network_only_once(inv: Inv, mirror: Mirror) -> None:
 
 
 def test_a_mirror_that_cannot_be_reached_is_named(inv: Inv) -> None:
-    said = inv.fails("fetch", BELAY_ALPINE_MIRROR="http://127.0.0.1:1")
+    said = inv.fails("lock", BELAY_ALPINE_MIRROR="http://127.0.0.1:1")
     assert "http://127.0.0.1:1/v3.23/main" in said
     assert "can't be reached" in said and "Connection refused" in said
 
 
 def test_a_package_that_the_mirror_lacks_is_named(inv: Inv, mirror: Mirror) -> None:
-    said = inv.fails("fetch", BELAY_ALPINE_KERNEL="lts")
+    said = inv.fails("lock", BELAY_ALPINE_KERNEL="lts")
     assert "rootfs/world: the mirror has no package linux-lts" in said
-    inv.succeeds("fetch")
+    inv.succeeds("lock")
 
 
 def broken(data: bytes) -> bytes:
@@ -76,14 +76,14 @@ def test_what_is_broken_on_the_mirror_is_refused(
 ) -> None:
     path = mirror.package(what) if what else INDEX
     mirror.changed[path] = change(mirror.content(path))
-    said = inv.fails("fetch")
+    said = inv.fails("lock")
     assert f"{mirror.url}{path}: " in said
     assert any(words in said for words in message.split("|")), said
     mirror.changed.clear()
-    inv.succeeds("fetch")
+    inv.succeeds("lock")
 
 
 def test_a_mirror_signed_by_an_unknown_key_is_refused(inv: Inv) -> None:
-    said = inv.fails("fetch", BELAY_ALPINE_KEYS="tasks/alpine/keys")
+    said = inv.fails("lock", BELAY_ALPINE_KEYS="tasks/alpine/keys")
     assert "is not signed by any of the keys in" in said
-    inv.succeeds("fetch")
+    inv.succeeds("lock")

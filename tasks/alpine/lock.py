@@ -1,0 +1,105 @@
+"""`apk.lock`: the exact packages of a build, so that it is the same tomorrow and elsewhere.
+
+A TOML file, one line for each package, sorted, so that its difference in git says what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from tasks.core.errors import UserError
+from tasks.core.files import write_atomically
+
+HEADER = """\
+# The exact packages of a build: made by `./inv lock`, read by everything else. Keep it in git.
+# package = [version, bytes, SHA-256, repository]
+"""
+
+
+@dataclass(frozen=True, order=True)
+class LockedPackage:
+    """One package; `size` in bytes, `sha256` of the whole file."""
+
+    name: str
+    version: str
+    size: int
+    sha256: str
+    repository: str
+
+    @property
+    def file_name(self) -> str:
+        """What the package is called on a mirror."""
+        return f"{self.name}-{self.version}.apk"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What was locked: `wanted` are the packages asked for, `packages` all that this takes."""
+
+    release: str
+    arch: str
+    source: str  # the mirror: a URL, or "sample"
+    indexes: Mapping[str, str]  # by repository the SHA-256 of the index that was solved with
+    wanted: Mapping[str, tuple[str, ...]]  # by world
+    packages: Mapping[str, tuple[LockedPackage, ...]]  # by world, sorted
+
+    def digest(self, world: str) -> str:
+        """The identity of a world's packages."""
+        text = "".join(f"{p.file_name} {p.sha256}\n" for p in self.packages[world])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def render(lock: Lock) -> str:
+    """The file."""
+    lines = [HEADER]
+    lines += [f"{name} = {_toml(getattr(lock, name))}" for name in ("release", "arch", "source")]
+    lines += ["", "[index]", *(f"{name} = {_toml(h)}" for name, h in sorted(lock.indexes.items()))]
+    lines += ["", "[world]", *(f"{name} = {_toml(w)}" for name, w in sorted(lock.wanted.items()))]
+    for world, packages in sorted(lock.packages.items()):
+        lines += ["", f"[packages.{world}]"]
+        lines += [
+            f"{_toml(p.name)} = {_toml([p.version, p.size, p.sha256, p.repository])}"
+            for p in packages
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A string, number or list in TOML, which for these is what JSON is."""
+    return json.dumps(value)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write the file, whole or not at all."""
+    write_atomically(path, render(lock).encode())
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Read the file; None if there is none. Raises UserError where it is damaged."""
+    try:
+        raw = tomli.loads(path.read_text())
+        return Lock(
+            raw["release"],
+            raw["arch"],
+            raw["source"],
+            dict(raw["index"]),
+            {world: tuple(names) for world, names in raw["world"].items()},
+            {
+                world: tuple(sorted(LockedPackage(name, *entry) for name, entry in some.items()))
+                for world, some in raw["packages"].items()
+            },
+        )
+    except FileNotFoundError:
+        return None
+    except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path.name}: is no lock file ({error!s}): bring it back from git, "
+            "or delete it and run ./inv lock"
+        ) from None

@@ -1,0 +1,55 @@
+"""The locked packages as folders that jobs can read: one a world, with links to the archive."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.alpine import archive
+from tasks.alpine.apk import STATIC, Apk, static_root
+from tasks.alpine.lock import Lock
+from tasks.alpine.mirror import CountBytes, Mirror, mirror_of
+from tasks.core.config import Alpine
+from tasks.core.files import folder_for
+from tasks.core.paths import CACHE
+from tasks.engines.engine import Engine
+
+
+@dataclass(frozen=True)
+class PackageSet:
+    """All packages of a lock, here."""
+
+    lock: Lock
+    alpine: Alpine
+    keys: Path
+
+    def folder(self, world: str) -> Path:
+        """A folder with the packages of a world under their own names; it never changes."""
+        place = CACHE / "worlds" / self.lock.digest(world)[:16]
+        if not place.is_dir():
+            with folder_for(place) as folder:
+                for package in self.lock.packages[world]:
+                    target = folder / package.file_name
+                    try:
+                        target.hardlink_to(archive.place_of(package.sha256))
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(archive.place_of(package.sha256), target)
+        return place
+
+    def apk(self, engine: Engine) -> Apk:
+        """The first apk."""
+        root = static_root(archive.place_of(self.lock.packages[STATIC][0].sha256))
+        return Apk(engine, root, self.keys, self.alpine)
+
+
+def package_set(lock: Lock, alpine: Alpine, count: CountBytes) -> PackageSet:
+    """Bring what isn't here of a lock's packages. Raises UserError where that can't be had."""
+    source = alpine.mirror if alpine.mirror.startswith("http") else lock.source
+
+    def mirror() -> Mirror:
+        return mirror_of(alpine, source)
+
+    packages = {package for some in lock.packages.values() for package in some}
+    archive.fetch_locked(alpine, mirror, sorted(packages), count)
+    return PackageSet(lock, alpine, mirror_of(alpine, source).keys)
