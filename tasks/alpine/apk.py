@@ -103,7 +103,10 @@ class Apk:
     def install(self, packages: Path, names: Sequence[str], output: Path, source: str) -> None:
         """Install all packages of a folder into `output/root`; `names` are those asked for."""
         files = [f"/srv/in/packages/{path.name}" for path in sorted(packages.glob("*.apk"))]
-        self._add(["--initdb", *files], output, source, {"packages": packages})
+        # In memory apk thinks of a diskless system, on which packages from files would be lost.
+        self._add(
+            ["--initdb", "--force-non-repository", *files], output, source, {"packages": packages}
+        )
         # apk took note of files; the world of the root is of names.
         (output / "root/etc/apk/world").write_text("".join(f"{name}\n" for name in sorted(names)))
 

@@ -18,7 +18,7 @@ from tasks.alpine.lock import LockedPackage
 from tasks.alpine.mirror import CountBytes, Mirror, folder_of
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
-from tasks.core.files import write_atomically
+from tasks.core.files import only_one, write_atomically
 from tasks.core.paths import CACHE
 
 DOWNLOADS_AT_ONCE = 6
@@ -49,17 +49,15 @@ def fetch_indexed(mirror: Mirror, wanted: Iterable[Package], count: CountBytes) 
 
     def fetch_one(package: Package) -> tuple[str, str]:
         note = CHECKSUMS / base64.b64decode(package.checksum.removeprefix("Q1")).hex()
-        if note.is_file() and is_here(sha256 := note.read_text()):
-            count(package.size)
-            return package.checksum, sha256
-        download = DOWNLOADS / f"{note.name}.apk"
-        mirror.download(package.path, download, count)
-        data = download.read_bytes()
-        download.unlink()  # where it is wrong, going on with it makes no sense
-        verify_package(data, package, f"{mirror.location}/{package.path}")
-        sha256 = hashlib.sha256(data).hexdigest()
-        write_atomically(place_of(sha256), data)
-        write_atomically(note, sha256.encode())
+        with only_one(note.name):
+            if note.is_file() and is_here(sha256 := note.read_text()):
+                count(package.size)
+                return package.checksum, sha256
+            data = _download(mirror, package.path, note.name, count)
+            verify_package(data, package, f"{mirror.location}/{package.path}")
+            sha256 = hashlib.sha256(data).hexdigest()
+            write_atomically(place_of(sha256), data)
+            write_atomically(note, sha256.encode())
         return package.checksum, sha256
 
     return dict(_side_by_side(fetch_one, wanted))
@@ -78,30 +76,40 @@ def fetch_locked(
     def fetch_one(package: LockedPackage) -> None:
         assert source is not None
         path = f"{folder_of(alpine, package.repository)}/{package.file_name}"
-        problems = []
         places = [(source, path)]
         if alpine.archive:
             archive = Mirror(alpine.archive, source.keys, alpine.archive)
             places.append((archive, f"packages/{package.sha256}.apk"))
-        for place, name in places:
-            download = DOWNLOADS / f"{package.sha256}.apk"
-            try:
-                place.download(name, download, count)
-            except UserError as error:
-                problems.append(str(error))
-                continue
-            data = download.read_bytes()
-            download.unlink()
-            if hashlib.sha256(data).hexdigest() == package.sha256:
+        with only_one(package.sha256):
+            if not is_here(package.sha256):
+                data = _first_good(places, package.sha256, count)
                 write_atomically(place_of(package.sha256), data)
-                return
-            problems.append(f"{place.location}/{name}: is not the package that apk.lock names")
-        raise UserError("\n".join([*problems, HINT]))
 
     _side_by_side(fetch_one, missing)
 
 
-HINT = "if it was replaced there: ./inv lock --upgrade takes what the mirror has now"
+def _first_good(places: Iterable[tuple[Mirror, str]], sha256: str, count: CountBytes) -> bytes:
+    problems = []
+    for mirror, path in places:
+        try:
+            data = _download(mirror, path, sha256, count)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+        problems.append(f"{mirror.location}/{path}: is not the package that apk.lock names")
+    hint = "if it was replaced there: ./inv lock --upgrade takes what the mirror has now"
+    raise UserError("\n".join([*problems, hint]))
+
+
+def _download(mirror: Mirror, path: str, name: str, count: CountBytes) -> bytes:
+    """Bring a file, going on with what an earlier run left of it."""
+    target = DOWNLOADS / name
+    mirror.download(path, target, count)
+    data = target.read_bytes()
+    target.unlink()  # where it is wrong, going on with it makes no sense
+    return data
 
 
 def _side_by_side(work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:

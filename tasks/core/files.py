@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tasks.core.paths import CACHE
 
 ABANDONED_AFTER_S = 24 * 3600
 
@@ -25,6 +28,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Let one process (and one thread) of this user into the block of that name at a time.
+
+    The lock goes with the process that holds it, however that ends.
+    """
+    place = CACHE / "locks" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tasks.core import commands
 from tasks.core.errors import UserError
-from tasks.core.files import folder_for, remove_tree
+from tasks.core.files import folder_for, only_one, remove_tree
 from tasks.core.paths import BUILD, LOGS
 from tasks.engines.engine import Engine, Job
 from tasks.steps.step import Keyed, Step
@@ -96,9 +96,11 @@ def _ensure_one(item: Keyed, root: Path, engine: Engine, watcher: Watcher) -> Ou
     start = time.monotonic()
     state = "cached"
     if not item.is_built:
-        state = "built"
-        watcher.started(item.step.name)
-        _build(item, root, engine)
+        with only_one(item.key):
+            if not item.is_built:  # another process did meanwhile
+                state = "built"
+                watcher.started(item.step.name)
+                _build(item, root, engine)
     for name in item.step.outputs:
         _link(BUILD / name, item.place / name)
     size = sum((item.place / name).stat().st_size for name in item.step.outputs)

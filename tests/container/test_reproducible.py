@@ -39,7 +39,7 @@ config = load_config()
 mirror = choose_mirror(config.alpine)
 index = mirror.read(folder_of(config.alpine, "main") + "/APKINDEX.tar.gz")
 verify_index(index, mirror.keys, "index")
-shutil.rmtree(CACHE)
+shutil.rmtree(CACHE.parent)
 if uid:
     os.setgroups([])
     os.setgid(uid)
