@@ -46,9 +46,11 @@ def locked(
     return lock, changes(former, lock) if former else ["made anew"]
 
 
-def fetched(config: Config, engine: Engine, progress: Progress) -> PackageSet:
+def fetched(
+    config: Config, engine: Engine, progress: Progress, upgrade: Upgrade = None
+) -> PackageSet:
     """The packages that a build uses, fetched if they aren't here yet."""
-    lock, changed = locked(config, engine, progress)
+    lock, changed = locked(config, engine, progress, upgrade)
     for line in changed:
         say(f"{LOCK_FILE.name}: {line}")
     come = 0
@@ -86,16 +88,21 @@ def lock(
     for line in changed:
         say(line)
     total = sum(len(some) for some in new.packages.values())
-    say(f"{LOCK_FILE.name}: {total} packages from {new.source}, {len(changed)} changed")
+    say(f"{LOCK_FILE.name}: {total} packages from {new.source}{'' if changed else ', as before'}")
 
 
-@task(help={"json": "print the packages as JSON"})
-def fetch(c: Context, json: bool = False) -> None:
+@task(
+    help={
+        "refresh": "first lock what the mirror has now, as inv lock --upgrade does",
+        "json": "print the lock as JSON",
+    }
+)
+def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
     """Bring the packages of apk.lock, so that a build needs no network."""
     from tasks.engines.bubblewrap import Bubblewrap
 
     with Progress() as progress:
-        packages = fetched(load_config(), Bubblewrap(), progress)
+        packages = fetched(load_config(), Bubblewrap(), progress, () if refresh else None)
     if json:
         show_json(asdict(packages.lock))
         return

@@ -84,15 +84,14 @@ class Apk:
         for record in records:
             fields = dict(line.split(":", 1) for line in record.strip().splitlines())
             found[fields["P"]] = fields["V"]
-        words = ["--simulate", *names]
+        words = ["--simulate"]
         for repository in self.alpine.repositories:
             words += ["--repository", f"/srv/in/mirror/{self.alpine.branch}/{repository}"]
+        if upgraded:
+            words += ["--upgrade", *upgraded]
         with tempfile.TemporaryDirectory() as folder:
-            _write_database(Path(folder) / "root", records)
+            _write_database(Path(folder) / "root", records, names)
             output = self._add(words, Path(folder), source, {"mirror": mirror})
-            if upgraded:
-                words += ["--upgrade", *upgraded]
-                output = self._add(words, Path(folder), source, {"mirror": mirror})
         for step in _PLAN.finditer(output):
             if step["action"] == "Purging":
                 found.pop(step["name"], None)
@@ -103,7 +102,7 @@ class Apk:
     def install(self, packages: Path, names: Sequence[str], output: Path, source: str) -> None:
         """Install all packages of a folder into `output/root`; `names` are those asked for."""
         files = [f"/srv/in/packages/{path.name}" for path in sorted(packages.glob("*.apk"))]
-        # In memory apk thinks of a diskless system, on which packages from files would be lost.
+        # In memory apk thinks of a diskless system, on which such packages would be lost.
         self._add(
             ["--initdb", "--force-non-repository", *files], output, source, {"packages": packages}
         )
@@ -122,14 +121,14 @@ class Apk:
             raise explained(error, source) from None
 
 
-def _write_database(root: Path, records: Iterable[str]) -> None:
-    """Make apk believe that packages are installed that nobody asked for by name."""
+def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) -> None:
+    """Make apk believe that packages are installed, and that `world` is wanted."""
     contents = {"installed": "".join(records), "scripts.tar.gz": "", "triggers": ""}
     for name, text in contents.items():
         (root / "lib/apk/db").mkdir(parents=True, exist_ok=True)
         (root / "lib/apk/db" / name).write_text(text)
     (root / "etc/apk").mkdir(parents=True)
-    (root / "etc/apk/world").touch()
+    (root / "etc/apk/world").write_text("".join(f"{name}\n" for name in world))
 
 
 def options(alpine: Alpine) -> tuple[str, ...]:

@@ -40,6 +40,16 @@ def is_here(sha256: str) -> bool:
     return place_of(sha256).is_file()
 
 
+def _note_of(package: Package) -> Path:
+    return CHECKSUMS / base64.b64decode(package.checksum.removeprefix("Q1")).hex()
+
+
+def has_indexed(package: Package) -> bool:
+    """Whether the archive has a package that an index names."""
+    note = _note_of(package)
+    return note.is_file() and is_here(note.read_text())
+
+
 def fetch_indexed(mirror: Mirror, wanted: Iterable[Package], count: CountBytes) -> dict[str, str]:
     """Bring what isn't here of packages that a verified index names.
 
@@ -48,11 +58,11 @@ def fetch_indexed(mirror: Mirror, wanted: Iterable[Package], count: CountBytes) 
     """
 
     def fetch_one(package: Package) -> tuple[str, str]:
-        note = CHECKSUMS / base64.b64decode(package.checksum.removeprefix("Q1")).hex()
+        note = _note_of(package)
         with only_one(note.name):
-            if note.is_file() and is_here(sha256 := note.read_text()):
+            if has_indexed(package):
                 count(package.size)
-                return package.checksum, sha256
+                return package.checksum, note.read_text()
             data = _download(mirror, package.path, note.name, count)
             verify_package(data, package, f"{mirror.location}/{package.path}")
             sha256 = hashlib.sha256(data).hexdigest()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.alpine import archive
-from tasks.alpine.apk import STATIC, Apk, static_root
+from tasks.alpine.apk import STATIC, Apk, Version, static_root
 from tasks.alpine.apk_format import Package, read_index, verify_index
 from tasks.alpine.lock import Lock, LockedPackage
-from tasks.alpine.mirror import INDEX, Mirror, choose_mirror, folder_of, mirror_of
+from tasks.alpine.mirror import INDEX, SAMPLE, Mirror, choose_mirror, folder_of, mirror_of
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
@@ -28,7 +29,59 @@ INDEXES = CACHE / "indexes"
 def is_current(lock: Lock, alpine: Alpine, worlds: Mapping[str, World]) -> bool:
     """Whether a lock is for this release and these worlds."""
     wanted = {name: tuple(sorted(names)) for name, (_, names) in worlds.items()}
-    return (lock.release, lock.arch, lock.wanted) == (alpine.release, alpine.arch, wanted)
+    return _goes_on(lock, alpine) and lock.wanted == wanted
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """What apk says is needed: by world names and versions, and of those what has to be fetched."""
+
+    indexes: Mapping[str, bytes]
+    static: LockedPackage
+    versions: Mapping[str, list[Version]]
+    fresh: Mapping[Version, tuple[Package, str]]  # with the repository of each
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """Solves worlds; the packages of `former` stay, but for those in `upgraded`."""
+
+    alpine: Alpine
+    worlds: Mapping[str, World]
+    mirror: Mirror
+    engine: Engine
+    former: Lock | None
+    upgraded: tuple[str, ...]
+
+    @property
+    def kept(self) -> dict[Version, LockedPackage]:
+        """The packages of the former lock."""
+        return {(package.name, package.version): package for package in _packages(self.former)}
+
+    def solve(self, indexes: Mapping[str, bytes]) -> _Solution:
+        """Solve with these indexes. Raises UserError where a world can't be had."""
+        known = {
+            (package.name, package.version): (package, repository)
+            for repository, data in reversed(list(indexes.items()))
+            for package in read_index(data, folder_of(self.alpine, repository))
+        }
+        locked = self.former.packages[STATIC][0] if self.former else None
+        static = locked or _first_apk(self.mirror, known)
+        root = static_root(archive.place_of(static.sha256))
+        apk = Apk(self.engine, root, self.mirror.keys, self.alpine)
+        versions = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for repository, data in indexes.items():
+                write_atomically(Path(folder) / folder_of(self.alpine, repository) / INDEX, data)
+            for name, world in self.worlds.items():
+                before = self.former.packages.get(name, ()) if self.former else ()
+                paths = [archive.place_of(package.sha256) for package in before]
+                upgraded = [u for u in self.upgraded if any(p.name == u for p in before)]
+                versions[name] = apk.resolve(Path(folder), world, paths, upgraded)
+        needed = sorted({version for some in versions.values() for version in some})
+        kept = self.kept
+        fresh = {version: known[version] for version in needed if version not in kept}
+        return _Solution(indexes, static, versions, fresh)
 
 
 def make_lock(
@@ -43,53 +96,43 @@ def make_lock(
 
     Raises UserError where the mirror, a signature, a package or a world is wrong.
     """
-    if former and (former.release, former.arch) != (alpine.release, alpine.arch):
+    if upgrade == () or (former and not _goes_on(former, alpine)):
         former = None
     mirror = mirror_of(alpine, former.source) if former else choose_mirror(alpine)
-    indexes = _indexes(mirror, alpine, former if upgrade is None else None)
-    known = {
-        (package.name, package.version): (package, repository)
-        for repository, data in reversed(indexes.items())
-        for package in read_index(data, folder_of(alpine, repository))
-    }
-    kept = {package.sha256: package for package in _packages(former) if upgrade != ()}
-    archive.fetch_locked(alpine, lambda: mirror, kept.values(), lambda size: None)
+    archive.fetch_locked(alpine, lambda: mirror, _packages(former), lambda size: None)
+    solver = _Solver(alpine, worlds, mirror, engine, former, upgrade or ())
 
-    static = _first_apk(mirror, known, former if upgrade != () else None)
-    root = static_root(archive.place_of(static.sha256))
-    apk = Apk(engine, root, mirror.keys, alpine)
-    versions = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for repository, data in indexes.items():
-            write_atomically(Path(folder) / folder_of(alpine, repository) / INDEX, data)
-        for name, world in worlds.items():
-            before = former.packages.get(name, ()) if former and upgrade != () else ()
-            paths = [archive.place_of(package.sha256) for package in before]
-            upgraded = [u for u in upgrade or () if any(p.name == u for p in before)]
-            versions[name] = apk.resolve(Path(folder), world, paths, upgraded)
+    kept_indexes = _kept_indexes(alpine, former) if upgrade is None else None
+    solution = solver.solve(kept_indexes) if kept_indexes else None
+    # What the kept index names and isn't here, the mirror may have dropped since.
+    if not solution or not all(archive.has_indexed(p) for p, _ in solution.fresh.values()):
+        solution = solver.solve(_fetched_indexes(mirror, alpine))
 
-    kept_versions = {(package.name, package.version): package for package in kept.values()}
-    fresh = [
-        known[version]
-        for version in sorted({version for some in versions.values() for version in some})
-        if version not in kept_versions
-    ]
-    hashes = _bring(mirror, [package for package, _ in fresh], progress)
-    locked = dict(kept_versions)
-    for p, repository in fresh:
+    hashes = _bring(mirror, [package for package, _ in solution.fresh.values()], progress)
+    locked = solver.kept
+    for version, (p, repository) in solution.fresh.items():
         sha256 = hashes[p.checksum]
-        locked[p.name, p.version] = LockedPackage(p.name, p.version, p.size, sha256, repository)
+        locked[version] = LockedPackage(p.name, p.version, p.size, sha256, repository)
+    packages = {
+        name: tuple(locked[version] for version in some) for name, some in solution.versions.items()
+    }
     return Lock(
         alpine.release,
         alpine.arch,
         mirror.source,
-        {repository: hashlib.sha256(data).hexdigest() for repository, data in indexes.items()},
+        {name: hashlib.sha256(data).hexdigest() for name, data in solution.indexes.items()},
         {name: tuple(sorted(names)) for name, (_, names) in worlds.items()},
-        {
-            STATIC: (static,),
-            **{name: tuple(locked[version] for version in some) for name, some in versions.items()},
-        },
+        {STATIC: (solution.static,), **packages},
     )
+
+
+def _goes_on(former: Lock, alpine: Alpine) -> bool:
+    """Whether a lock can be changed into one for `alpine`; else a new one is made.
+
+    The sample's packages are built again, so they are not those of a mirror.
+    """
+    same_kind = alpine.mirror == "auto" or (alpine.mirror == SAMPLE) == (former.source == SAMPLE)
+    return (former.release, former.arch) == (alpine.release, alpine.arch) and same_kind
 
 
 def changes(former: Lock | None, lock: Lock) -> list[str]:
@@ -119,12 +162,18 @@ def _packages(lock: Lock | None) -> list[LockedPackage]:
     return [package for _, package in _by_world(lock)]
 
 
-def _indexes(mirror: Mirror, alpine: Alpine, former: Lock | None) -> dict[str, bytes]:
-    """The verified index of each repository; those of the former lock, if they are still here."""
-    if former and set(former.indexes) == set(alpine.repositories):
-        places = {name: INDEXES / former.indexes[name] for name in alpine.repositories}
-        if all(place.is_file() for place in places.values()):
-            return {name: place.read_bytes() for name, place in places.items()}
+def _kept_indexes(alpine: Alpine, former: Lock | None) -> dict[str, bytes] | None:
+    """The indexes of the former lock, if they are still here."""
+    if former is None or set(former.indexes) != set(alpine.repositories):
+        return None
+    places = {name: INDEXES / former.indexes[name] for name in alpine.repositories}
+    if not all(place.is_file() for place in places.values()):
+        return None
+    return {name: place.read_bytes() for name, place in places.items()}
+
+
+def _fetched_indexes(mirror: Mirror, alpine: Alpine) -> dict[str, bytes]:
+    """The verified index of each repository as the mirror has it now; kept for later."""
     found = {}
     for repository in alpine.repositories:
         path = f"{folder_of(alpine, repository)}/{INDEX}"
@@ -135,11 +184,7 @@ def _indexes(mirror: Mirror, alpine: Alpine, former: Lock | None) -> dict[str, b
     return found
 
 
-def _first_apk(
-    mirror: Mirror, known: Mapping[tuple[str, str], tuple[Package, str]], former: Lock | None
-) -> LockedPackage:
-    if former:
-        return former.packages[STATIC][0]
+def _first_apk(mirror: Mirror, known: Mapping[Version, tuple[Package, str]]) -> LockedPackage:
     for package, repository in known.values():
         if package.name == STATIC:
             hashes = archive.fetch_indexed(mirror, [package], lambda size: None)

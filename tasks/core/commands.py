@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +44,12 @@ def run(
     """
     words = [str(word) for word in argv]
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w+b") as sink:
+    # A file of its own, under the log's name from the start: another process may use that name too,
+    # and what this command printed is read back from here.
+    descriptor, fresh = tempfile.mkstemp(dir=log.parent, prefix=f".{log.name}-")
+    with os.fdopen(descriptor, "w+b") as sink:
+        Path(fresh).chmod(0o644)
+        Path(fresh).rename(log)
         sink.write(f"+ {shlex.join(words)}\n".encode())
         sink.flush()
         start = sink.tell()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_chroot_works(run: Runner) -> None:
 def test_a_failure_says_what_failed_and_shows_its_last_lines(run: Runner) -> None:
     with pytest.raises(CommandError, match=r"(?s)trial failed with exit code 7:.*the reason.*log"):
         run("echo the reason; exit 7")
+
+
+def test_jobs_with_one_log_do_not_mix_their_output(run: Runner) -> None:
+    """Two builds in one folder have the same log files, and steps read what apk printed."""
+    with ThreadPoolExecutor(8) as pool:
+        scripts = [f"for i in 1 2 3; do echo {n}; sleep 0.02; done" for n in range(8)]
+        outputs = list(pool.map(run, scripts))
+    assert outputs == [f"{n}\n" * 3 for n in range(8)]
 
 
 def test_ctrl_c_ends_a_job_at_once(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

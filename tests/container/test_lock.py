@@ -1,0 +1,137 @@
+"""Locking against a mirror that moves on: the real apk, small packages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tasks.alpine import archive
+from tasks.alpine.lock import Lock
+from tasks.alpine.locking import make_lock
+from tasks.alpine.package_set import package_set
+from tasks.core.config import Alpine
+from tasks.core.errors import UserError
+from tasks.engines.bubblewrap import Bubblewrap
+from tasks.sample.apk_writer import Draft, Entry, SigningKey, write_index, write_package
+from tasks.sample.mirror import KEY_FILE, sample_mirror
+from tests.mirror import Mirror
+
+pytestmark = pytest.mark.container
+
+
+class Shop:
+    """A mirror of `rope`, which needs `hook`, and of whatever else is put into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.main = folder / "v3.23/main/x86_64"
+        self.main.mkdir(parents=True)
+        sample = sample_mirror("3.23")
+        shutil.copytree(sample / "keys", folder / "keys")
+        (self.static,) = (sample / "v3.23/main/x86_64").glob("apk-tools-static-*.apk")
+        private = serialization.load_pem_private_key(KEY_FILE.read_bytes(), password=None)
+        assert isinstance(private, rsa.RSAPrivateKey)
+        self.key = SigningKey("belay-sample.rsa.pub", private)
+
+    def offer(self, **versions: str) -> None:
+        """Have just these packages, in these versions."""
+        shutil.rmtree(self.main)
+        self.main.mkdir()
+        index = []
+        for name, version in versions.items():
+            fields = {"P": name, "V": version, "A": "x86_64", "T": name, "t": "1767225600"}
+            if name == "rope":
+                fields["D"] = "hook"
+            entries = [Entry("usr", 0o755), Entry(f"usr/{name}", 0o755, version.encode() * 99)]
+            data, entry = write_package(Draft(fields, entries), self.key)
+            (self.main / f"{name}-{version}.apk").write_bytes(data)
+            index.append(entry)
+        static = self.static.read_bytes()
+        (self.main / self.static.name).write_bytes(static)
+        version = self.static.stem.removeprefix("apk-tools-static-")
+        from tasks.alpine.apk_format import control_checksum, gzip_streams
+
+        checksum = control_checksum(gzip_streams(static)[1][0])
+        index.append({"P": "apk-tools-static", "V": version, "S": str(len(static)), "C": checksum})
+        (self.main / "APKINDEX.tar.gz").write_bytes(write_index(index, self.key))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    yield Shop(tmp_path / "shop")
+
+
+@pytest.fixture
+def alpine(shop: Shop) -> Iterator[Alpine]:
+    server = Mirror(shop.folder)
+    yield Alpine(mirror=server.url, keys=str(shop.folder / "keys"), repositories=("main",))
+    server.close()
+
+
+def lock(
+    alpine: Alpine, names: str, former: Lock | None = None, upgrade: tuple[str, ...] | None = None
+) -> Lock:
+    worlds = {"system": ("rootfs/world", tuple(names.split()))}
+    return make_lock(alpine, worlds, former, upgrade, Bubblewrap(), lambda come, total: None)
+
+
+def versions(lock: Lock) -> dict[str, str]:
+    return {package.name: package.version for package in lock.packages["system"]}
+
+
+def test_what_is_locked_stays_when_the_mirror_moves_on(shop: Shop, alpine: Alpine) -> None:
+    shop.offer(rope="1-r0", hook="1-r0", sling="1-r0")
+    first = lock(alpine, "rope")
+    assert versions(first) == {"rope": "1-r0", "hook": "1-r0"}
+
+    shop.offer(rope="2-r0", hook="2-r0", sling="2-r0")
+    assert lock(alpine, "rope", first) == first
+    more = lock(alpine, "rope sling", first)
+    assert versions(more) == {"rope": "1-r0", "hook": "1-r0", "sling": "2-r0"}
+    assert versions(lock(alpine, "hook", first)) == {"hook": "1-r0"}
+
+    one = lock(alpine, "rope", first, ("hook",))
+    assert versions(one) == {"rope": "1-r0", "hook": "2-r0"}
+    assert versions(lock(alpine, "rope", first, ())) == {"rope": "2-r0", "hook": "2-r0"}
+
+
+def test_a_package_that_the_mirror_dropped_comes_from_the_archive(
+    shop: Shop, alpine: Alpine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.offer(rope="1-r0", hook="1-r0")
+    first = lock(alpine, "rope")
+    shop.offer(rope="2-r0", hook="2-r0")
+    package_set(first, alpine, lambda size: None)  # from this machine's own
+
+    own = archive.FOLDER
+    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    with pytest.raises(UserError, match=r"hook-1-r0\.apk: the mirror answers: 404"):
+        package_set(first, alpine, lambda size: None)
+
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "packages").symlink_to(own)
+    server = Mirror(tmp_path / "served")
+    try:
+        package_set(first, replace(alpine, archive=server.url), lambda size: None)
+    finally:
+        server.close()
+    assert all(archive.is_here(package.sha256) for package in first.packages["system"])
+
+
+def test_a_package_that_was_replaced_is_refused(
+    shop: Shop, alpine: Alpine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.offer(rope="1-r0", hook="1-r0")
+    first = lock(alpine, "hook")
+    shop.offer(hook="1-r0", sling="1-r0")
+    (shop.main / "hook-1-r0.apk").write_bytes((shop.main / "sling-1-r0.apk").read_bytes())
+    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    with pytest.raises(UserError, match=r"hook-1-r0\.apk: is not the package that apk\.lock names"):
+        package_set(first, alpine, lambda size: None)
+    assert not archive.is_here(first.packages["system"][0].sha256)

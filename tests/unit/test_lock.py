@@ -1,0 +1,59 @@
+"""apk.lock: read as written, and a damaged one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.alpine.lock import Lock, LockedPackage, read_lock, render, write_lock
+from tasks.alpine.locking import changes
+from tasks.core.errors import UserError
+
+LOCK = Lock(
+    "3.23",
+    "x86_64",
+    "https://mirror.example/alpine",
+    {"main": "aa"},
+    {"system": ("rope",)},
+    {
+        "system": (
+            LockedPackage("hook", "1-r0", 10, "bb", "main"),
+            LockedPackage("rope", "2-r0", 20, "cc", "community"),
+        )
+    },
+)
+
+
+def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_lock(tmp_path / "apk.lock", LOCK)
+    assert read_lock(tmp_path / "apk.lock") == LOCK
+
+
+def test_each_package_has_a_line_of_its_own() -> None:
+    assert '"hook" = ["1-r0", 10, "bb", "main"]' in render(LOCK).splitlines()
+
+
+def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
+    assert read_lock(tmp_path / "apk.lock") is None
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "", 'release = "3.23"\n', "packages = 3\n"])
+def test_a_damaged_lock_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "apk.lock").write_text(text)
+    with pytest.raises(UserError, match=r"apk\.lock: is no lock file .*bring it back from git"):
+        read_lock(tmp_path / "apk.lock")
+
+
+def test_changes_are_told_by_package() -> None:
+    newer = LockedPackage("hook", "2-r0", 11, "dd", "main")
+    again = LockedPackage("rope", "2-r0", 20, "ee", "community")
+    sling = LockedPackage("sling", "1-r0", 5, "ff", "main")
+    after = Lock("3.23", "x86_64", "", {}, {}, {"system": (newer, again, sling)})
+    assert changes(LOCK, after) == [
+        "system: hook 1-r0 -> 2-r0",
+        "system: rope 2-r0 -> the same version, built again",
+        "system: sling 1-r0 is new",
+    ]
+    assert changes(after, LOCK)[-1] == "system: sling 1-r0 goes"
+    assert changes(LOCK, LOCK) == []
