@@ -8,6 +8,7 @@ from tasks.alpine.package_set import PackageSet
 from tasks.core.files import folder_for, remove_tree
 from tasks.core.paths import CACHE, PROJECT
 from tasks.engines.engine import MOUNT_POINTS, Engine
+from tasks.steps.cache import mark_used
 
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
 WORLD = "container"  # what the lock calls it
@@ -29,4 +30,5 @@ def container_root(packages: PackageSet, engine: Engine) -> Path:
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:
                 (root / name).mkdir(exist_ok=True)
+    mark_used(place)
     return place / "root"

@@ -14,6 +14,7 @@ from tasks.core.config import Alpine
 from tasks.core.files import folder_for
 from tasks.core.paths import CACHE
 from tasks.engines.engine import Engine
+from tasks.steps.cache import mark_used
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PackageSet:
                         target.hardlink_to(archive.place_of(package.sha256))
                     except OSError:  # a file system without hard links
                         shutil.copyfile(archive.place_of(package.sha256), target)
+        mark_used(place)
         return place
 
     def apk(self, engine: Engine) -> Apk:

@@ -16,6 +16,7 @@ from tasks.core.errors import UserError
 from tasks.core.files import folder_for, only_one, remove_tree
 from tasks.core.paths import BUILD, LOGS
 from tasks.engines.engine import Engine, Job
+from tasks.steps.cache import mark_used
 from tasks.steps.step import Keyed, Step
 
 
@@ -101,6 +102,7 @@ def _ensure_one(item: Keyed, root: Path, engine: Engine, watcher: Watcher) -> Ou
                 state = "built"
                 watcher.started(item.step.name)
                 _build(item, root, engine)
+    mark_used(item.place)
     for name in item.step.outputs:
         _link(BUILD / name, item.place / name)
     size = sum((item.place / name).stat().st_size for name in item.step.outputs)
