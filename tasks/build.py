@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.config import Config, load_config
-from tasks.core.output import show_json
+from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, show_outcomes
+from tasks.engines.engine import Engine, Job
 from tasks.steps.runner import Outcome, ensure, run_order
+from tasks.steps.step import Keyed
 
 HELP = {"force": "build it even when nothing changed", "json": "print the outcome as JSON"}
 
 
-def build(target: str, config: Config, force: bool = False, json: bool = False) -> list[Outcome]:
-    """Build the step `target` and all before it, show how it went, and return that."""
-    # Imported here, because `inv --list` and the like need none of it.
+@dataclass(frozen=True)
+class Plan:
+    """The steps that lead to some targets, with their keys, and what they run in."""
+
+    steps: Mapping[str, Keyed]
+    root: Path
+    engine: Engine
+
+
+def plan_for(config: Config, targets: Sequence[str], progress: Progress) -> Plan:
+    """Make the plan; the packages and the container that it needs are fetched and made first."""
     from tasks.alpine.container import container_root
     from tasks.engines.bubblewrap import Bubblewrap
     from tasks.fetch import fetched
     from tasks.steps.pipeline import pipeline
     from tasks.steps.step import keyed
 
-    start = time.monotonic()
     engine = Bubblewrap()
+    packages = fetched(config, engine, progress)
+    root = container_root(packages, engine)
+    steps = pipeline(config, packages)
+    order = run_order(steps, targets or list(steps))
+    return Plan(keyed(steps, order, packages.lock.digest("container")), root, engine)
+
+
+def build(
+    c: Context, target: str, config: Config, force: bool = False, json: bool = False
+) -> list[Outcome]:
+    """Build the step `target` and all before it, show how it went, and return that.
+
+    With `inv --dry` only say what would run.
+    """
+    start = time.monotonic()
     with Progress() as progress:
-        packages = fetched(config, engine, progress)
-        root = container_root(packages, engine)
-        steps = pipeline(config, packages)
-        plan = keyed(steps, run_order(steps, [target]), packages.lock.digest("container"))
-        outcomes = ensure(plan, root, engine, progress, force=[target] if force else [])
+        plan = plan_for(config, [target], progress)
+        if c.config.run.dry:
+            show_dry(plan, [target] if force else [])
+            return []
+        forced = [target] if force else []
+        outcomes = ensure(plan.steps, plan.root, plan.engine, progress, forced)
     if json:
         show_json([asdict(outcome) for outcome in outcomes])
     else:
@@ -40,37 +68,50 @@ def build(target: str, config: Config, force: bool = False, json: bool = False) 
     return outcomes
 
 
+def show_dry(plan: Plan, forced: Sequence[str]) -> None:
+    """Print the command of each step that would run, in order."""
+    for name, item in plan.steps.items():
+        if item.is_built and name not in forced:
+            say(f"# {name}: cached")
+            continue
+        job = Job(
+            name, plan.root, item.step.argv, Path("OUT"), item.paths(Path("OUT")), item.step.env
+        )
+        say(f"# {name}")
+        print(shlex.join(str(word) for word in plan.engine.describe(job)))
+
+
 @task(help=HELP)
 def chroot(c: Context, force: bool = False, json: bool = False) -> None:
     """Install the packages of rootfs/world into build/chroot.tar."""
-    build("chroot", load_config(), force, json)
+    build(c, "chroot", load_config(), force, json)
 
 
 @task(help=HELP)
 def initramfs(c: Context, force: bool = False, json: bool = False) -> None:
     """Make build/initramfs, which finds the slot and starts the system in it."""
-    build("initramfs", load_config(), force, json)
+    build(c, "initramfs", load_config(), force, json)
 
 
 @task(help=HELP)
 def modloop(c: Context, force: bool = False, json: bool = False) -> None:
     """Pack kernel modules and firmware into build/modloop.squashfs."""
-    build("modloop", load_config(), force, json)
+    build(c, "modloop", load_config(), force, json)
 
 
 @task(help=HELP)
 def rootfs(c: Context, force: bool = False, json: bool = False) -> None:
     """Pack the system and rootfs/overlay into build/root.squashfs."""
-    build("rootfs", load_config(), force, json)
+    build(c, "rootfs", load_config(), force, json)
 
 
 @task(help=HELP)
 def slot(c: Context, force: bool = False, json: bool = False) -> None:
     """Put build/slot.img together: kernel, initramfs, root and modules."""
-    build("slot", load_config(), force, json)
+    build(c, "slot", load_config(), force, json)
 
 
 @task(help=HELP)
 def image(c: Context, force: bool = False, json: bool = False) -> None:
     """Make build/disk.img, which boots slot A or B on UEFI and BIOS."""
-    build("image", load_config(), force, json)
+    build(c, "image", load_config(), force, json)

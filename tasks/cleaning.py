@@ -30,7 +30,7 @@ def clean(c: Context, older: int = -1, keep: int = -1, json: bool = False) -> No
         return
     if older == 0 or keep == 0:
         raise UserError(f"to remove everything: rm -r {CACHE}")
-    from tasks.steps.cache import prune
+    from tasks.core.cache import prune
 
     gone = prune(older * DAY_S if older > 0 else None, keep * MIB if keep > 0 else None)
     if json:

@@ -49,7 +49,9 @@ def qemu(
 
     config = load_config()
     qemu_program()
-    build("image", config)
+    build(c, "image", config)
+    if c.config.run.dry:
+        return
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch:
         folder = KEPT if keep else Path(scratch)

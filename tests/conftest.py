@@ -17,9 +17,11 @@ InContainer = Callable[..., str]
 @pytest.fixture(scope="session")
 def artefacts() -> Path:
     """The folder `build/`, with everything in it up to date."""
+    from invoke.context import Context
+
     from tasks.build import build
 
-    build("image", load_config())
+    build(Context(), "image", load_config())
     return BUILD
 
 

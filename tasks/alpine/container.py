@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.alpine.package_set import PackageSet
+from tasks.core.cache import mark_used
 from tasks.core.files import folder_for, remove_tree
 from tasks.core.paths import CACHE, PROJECT
 from tasks.engines.engine import MOUNT_POINTS, Engine
-from tasks.steps.cache import mark_used
 
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
 WORLD = "container"  # what the lock calls it

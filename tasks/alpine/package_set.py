@@ -10,11 +10,11 @@ from tasks.alpine import archive
 from tasks.alpine.apk import STATIC, Apk, static_root
 from tasks.alpine.lock import Lock
 from tasks.alpine.mirror import CountBytes, Mirror, mirror_of
+from tasks.core.cache import mark_used
 from tasks.core.config import Alpine
 from tasks.core.files import folder_for
 from tasks.core.paths import CACHE
 from tasks.engines.engine import Engine
-from tasks.steps.cache import mark_used
 
 
 @dataclass(frozen=True)
@@ -54,4 +54,6 @@ def package_set(lock: Lock, alpine: Alpine, count: CountBytes) -> PackageSet:
 
     packages = {package for some in lock.packages.values() for package in some}
     archive.fetch_locked(alpine, mirror, sorted(packages), count)
+    for package in packages:
+        mark_used(archive.place_of(package.sha256))
     return PackageSet(lock, alpine, mirror_of(alpine, source).keys)

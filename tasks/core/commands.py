@@ -86,6 +86,11 @@ def run(
     return output
 
 
+def start_over() -> None:
+    """Let commands start again after `end_all`."""
+    _ending.clear()
+
+
 def end_all() -> None:
     """End every running command, and let none start any more: for Ctrl-C."""
     with _lock:

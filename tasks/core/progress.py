@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -104,14 +105,27 @@ class Progress:
 
 def show_outcomes(outcomes: list[Outcome], seconds: float) -> None:
     """The closing table: each step, whether it was built, its time and its size."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, justify in (("step", "left"), ("", "left"), ("seconds", "right"), ("size", "right")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    table.add_column("file")
-    for outcome in outcomes:
-        files = " ".join(f"build/{name}" for name in outcome.files)
-        table.add_row(
-            outcome.step, outcome.state, f"{outcome.seconds:.2f}", human_size(outcome.size), files
+    rows = [
+        (
+            outcome.step,
+            outcome.state,
+            f"{outcome.seconds:.2f}",
+            human_size(outcome.size),
+            " ".join(f"build/{name}" for name in outcome.files),
         )
-    table.add_row("all", "", f"{seconds:.2f}", "", "", style="bold")
-    Console(stderr=True).print(table)
+        for outcome in outcomes
+    ]
+    table(("step", "", "seconds", "size", "file"), [*rows, ("all", "", f"{seconds:.2f}", "", "")])
+
+
+NUMBERS = ("seconds", "size")  # columns that read best on the right
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Show rows under titles, on stderr."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        shown.add_column(title, justify="right" if title in NUMBERS else "left")
+    for row in rows:
+        shown.add_row(*row)
+    Console(stderr=True).print(shown)

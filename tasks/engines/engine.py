@@ -42,6 +42,9 @@ class Engine(Protocol):
 
     name: str
 
+    def describe(self, job: Job) -> list[str]:
+        """The command that runs `job`, for people to read and to try."""
+
     def run(self, job: Job, log: Path) -> str:
         """Run `job` and return its output, which is in the file `log` too.
 

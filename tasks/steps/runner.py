@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core import commands
+from tasks.core.cache import mark_used
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for, only_one, remove_tree
 from tasks.core.paths import BUILD, LOGS
 from tasks.engines.engine import Engine, Job
-from tasks.steps.cache import mark_used
-from tasks.steps.step import Keyed, Step
+from tasks.steps.step import RECORD, Keyed, Step
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def ensure(
 
     Raises the first error; steps that run beside it are ended, what was finished stays.
     """
+    commands.start_over()
     sorter = TopologicalSorter({name: item.step.needs for name, item in plan.items()})
     sorter.prepare()
     outcomes: dict[str, Outcome] = {}
@@ -111,17 +113,20 @@ def _ensure_one(item: Keyed, root: Path, engine: Engine, watcher: Watcher) -> Ou
 
 def _build(item: Keyed, root: Path, engine: Engine) -> None:
     step = item.step
+    start = time.monotonic()
     log = LOGS / f"{step.name}.log"
     with folder_for(item.place) as place:
         out, written = place / ".work", place / ".inputs"
         for folder in (out, written):
             folder.mkdir()
             folder.chmod(0o755)
-        argv = ("/bin/sh", "-eu", "in/script")
-        job = Job(step.name, root, argv, out, item.input_paths(written), step.env)
+        item.write_contents(written)
+        job = Job(step.name, root, step.argv, out, item.paths(written), step.env)
         engine.run(job, log)
         if step.finish:
             step.finish(out)
+        record = {"parts": dict(item.parts), "seconds": time.monotonic() - start}
+        (place / RECORD).write_text(json.dumps(record, indent=1))
         for name in step.outputs:
             if not (out / name).exists():
                 raise UserError(f"step {step.name} made no {name}; its output: {log}")

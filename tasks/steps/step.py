@@ -12,6 +12,8 @@ from pathlib import Path
 from tasks.core.errors import UserError
 from tasks.core.paths import CACHE, PROJECT
 
+RECORD = ".record.json"  # beside the outputs: what they were made of, and how long that took
+
 
 @dataclass(frozen=True)
 class Result:
@@ -55,6 +57,11 @@ class Step:
     finish: Callable[[Path], None] | None = None
 
     @property
+    def argv(self) -> tuple[str, ...]:
+        """What runs in the container."""
+        return ("/bin/sh", "-eu", "in/script")
+
+    @property
     def needs(self) -> set[str]:
         """The names of the steps whose results go in."""
         return {item.step for item in self.inputs.values() if isinstance(item, Result)}
@@ -67,6 +74,7 @@ class Keyed:
     step: Step
     key: str
     before: Mapping[str, str]
+    parts: Mapping[str, str]  # what the key is the hash of: the identity of all that goes in
 
     @property
     def place(self) -> Path:
@@ -78,8 +86,8 @@ class Keyed:
         """Whether this very result is there: it got its name when it was complete."""
         return self.place.is_dir()
 
-    def input_paths(self, scratch: Path) -> dict[str, Path]:
-        """Where the job finds each input; what has to be written for it is written to `scratch`.
+    def paths(self, scratch: Path) -> dict[str, Path]:
+        """Where the job finds each input; contents are to be written to `scratch`.
 
         Results are there once the steps before it ran.
         """
@@ -91,10 +99,15 @@ class Keyed:
                 paths[name] = item.path
             elif isinstance(item, Content):
                 paths[name] = scratch / name
-                paths[name].write_bytes(item.data)
             else:
                 paths[name] = item
         return paths
+
+    def write_contents(self, scratch: Path) -> None:
+        """Write the inputs that are contents."""
+        for name, item in self.step.inputs.items():
+            if isinstance(item, Content):
+                (scratch / name).write_bytes(item.data)
 
 
 def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) -> dict[str, Keyed]:
@@ -103,20 +116,16 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
     for name in order:
         step = steps[name]
         before = {need: done[need].key for need in sorted(step.needs)}
-        parts = {
-            "container": container_digest,
-            "env": dict(step.env),
-            "finish": tree_digest(Path(inspect.getfile(step.finish))) if step.finish else "",
-            "inputs": {
-                entry: _digest(item, before)
-                for entry, item in {"script": step.script, **step.inputs}.items()
-            },
-            "name": name,
-            "outputs": step.outputs,
-        }
-        text = json.dumps(parts, sort_keys=True)
+        parts = {"container": container_digest, "outputs": " ".join(step.outputs)}
+        parts |= {f"${entry}": value for entry, value in step.env.items()}
+        parts["script"] = tree_digest(step.script)
+        for entry, item in step.inputs.items():
+            parts[entry] = _digest(item, before)
+        if step.finish:
+            parts[f"{step.finish.__name__}()"] = tree_digest(Path(inspect.getfile(step.finish)))
+        text = json.dumps([name, parts], sort_keys=True)
         key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        done[name] = Keyed(step, key, before)
+        done[name] = Keyed(step, key, before, parts)
     return done
 
 

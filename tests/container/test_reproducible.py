@@ -35,6 +35,7 @@ import tasks.alpine.container, tasks.engines.bubblewrap, tasks.fetch, tasks.step
 import tasks.steps.runner
 from tasks.alpine.apk_format import verify_index
 from tasks.build import build
+from invoke.context import Context
 config = load_config()
 mirror = choose_mirror(config.alpine)
 index = mirror.read(folder_of(config.alpine, "main") + "/APKINDEX.tar.gz")
@@ -45,7 +46,7 @@ if uid:
     os.setgid(uid)
     os.setuid(uid)
 os.umask(umask)
-build("image", config)
+build(Context(), "image", config)
 """
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.steps import cache
+from tasks.core import cache
 
 HOUR_S = 3600
 

@@ -1,0 +1,74 @@
+"""`inv graph` and `inv explain`: what is up to date, what would run, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.build import plan_for
+from tasks.core.config import load_config
+from tasks.core.errors import UserError
+from tasks.core.output import say, show_json
+from tasks.core.progress import Progress, human_size, table
+from tasks.steps.explain import Report, report
+
+
+def reports() -> list[Report]:
+    """How every step stands."""
+    with Progress() as progress:
+        plan = plan_for(load_config(), [], progress)
+    return [report(item) for item in plan.steps.values()]
+
+
+def detail(item: Report) -> str:
+    """Size and duration, in a line."""
+    return f"{item.state}, {human_size(item.size)}, {item.seconds:.1f} s"
+
+
+@task(help={"svg": "write a picture to this file", "json": "print the steps as JSON"})
+def graph(c: Context, svg: str = "", json: bool = False) -> None:
+    """Show all steps: what they need, whether they would run, size, and last duration."""
+    found = reports()
+    if svg:
+        from tasks.steps.graph_svg import svg as picture
+
+        Path(svg).write_text(picture(found, [detail(item) for item in found]))
+    if json:
+        show_json([asdict(item) for item in found])
+    elif not svg:
+        rows = [
+            (
+                item.step,
+                item.state,
+                f"{item.seconds:.2f}",
+                human_size(item.size),
+                " ".join(item.needs),
+                "; ".join([*item.changed[:3], *(["..."] if len(item.changed) > 3 else [])]),
+            )
+            for item in found
+        ]
+        table(("step", "", "seconds", "size", "needs", "different from build/"), rows)
+
+
+@task(help={"step": "the name of a step, as inv graph shows it", "json": "print it as JSON"})
+def explain(c: Context, step: str, json: bool = False) -> None:
+    """Say why a step would run now, or that it would not."""
+    found = {item.step: item for item in reports()}
+    if step not in found:
+        raise UserError(f'there is no step "{step}"; there are: {", ".join(found)}')
+    item = found[step]
+    if json:
+        show_json(asdict(item))
+        return
+    if item.state == "cached":
+        say(f"{step} would not run: a result with all these inputs is there")
+    else:
+        say(f"{step} would run:")
+    for line in item.changed:
+        say(f"  {line}")
+    for need in item.needs:
+        if found[need].state == "stale":
+            say(f"  {need} would run first: ./inv explain {need}")
