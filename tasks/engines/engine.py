@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Engine(Protocol):
 
     def describe(self, job: Job) -> list[str]:
         """The command that runs `job`, for people to read and to try."""
+
+    def become_shell(self, job: Job) -> NoReturn:
+        """Replace this process by `job`, with the terminal it has: for looking around by hand."""
 
     def run(self, job: Job, log: Path) -> str:
         """Run `job` and return its output, which is in the file `log` too.

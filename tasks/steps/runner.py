@@ -14,6 +14,7 @@ from typing import Protocol
 
 from tasks.core import commands
 from tasks.core.cache import mark_used
+from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for, only_one, remove_tree
 from tasks.core.paths import BUILD, LOGS
@@ -122,7 +123,10 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             folder.chmod(0o755)
         item.write_contents(written)
         job = Job(step.name, root, step.argv, out, item.paths(written), step.env)
-        engine.run(job, log)
+        try:
+            engine.run(job, log)
+        except CommandError as error:
+            raise UserError(f"{error}\nto look around in it: ./inv shell {step.name}") from None
         if step.finish:
             step.finish(out)
         record = {"parts": dict(item.parts), "seconds": time.monotonic() - start}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 from xml.etree import ElementTree
 
 import pytest
@@ -29,6 +30,9 @@ class FakeEngine:
 
     def describe(self, job: Job) -> list[str]:
         return [job.name]
+
+    def become_shell(self, job: Job) -> NoReturn:
+        raise NotImplementedError
 
     def run(self, job: Job, log: Path) -> str:
         if job.name == self.failing:

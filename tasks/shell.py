@@ -1,0 +1,46 @@
+"""`inv shell`: a shell where a step would run, to do by hand what its script does."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.build import plan_for
+from tasks.core.config import load_config
+from tasks.core.errors import UserError
+from tasks.core.files import remove_tree
+from tasks.core.output import say
+from tasks.core.paths import BUILD
+from tasks.core.progress import Progress
+from tasks.engines.engine import Job
+from tasks.steps.runner import ensure
+
+
+@task(
+    help={
+        "step": "the name of a step, as inv graph shows it",
+        "command": "run this instead of an interactive shell, then leave",
+    }
+)
+def shell(c: Context, step: str, command: str = "") -> None:
+    """Open a shell in the container of a step, with its inputs and environment in place."""
+    with Progress() as progress:
+        plan = plan_for(load_config(), [], progress)
+        if step not in plan.steps:
+            raise UserError(f'there is no step "{step}"; there are: {", ".join(plan.steps)}')
+        item = plan.steps[step]
+        before = {name: other for name, other in plan.steps.items() if name in item.step.needs}
+        while more := {n for other in before.values() for n in other.step.needs} - before.keys():
+            before |= {name: plan.steps[name] for name in more}
+        ensure(before, plan.root, plan.engine, progress)
+
+    folder = BUILD / "shell" / step
+    remove_tree(folder)
+    out, written = folder / "out", folder / "in"
+    for path in (out, written):
+        path.mkdir(parents=True)
+    item.write_contents(written)
+    say(f"in/ holds the inputs of {step}; out/ is {out}\nits script by hand: sh -eux in/script")
+    argv = ("/bin/sh", "-c", command) if command else ("/bin/sh", "-i")
+    env = {**item.step.env, "PS1": f"{step}:\\w # "}
+    plan.engine.become_shell(Job(step, plan.root, argv, out, item.paths(written), env))
