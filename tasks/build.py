@@ -14,6 +14,7 @@ from invoke.tasks import task
 from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, show_outcomes
+from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine, Job
 from tasks.steps.runner import Outcome, ensure, run_order
 from tasks.steps.step import Keyed
@@ -33,12 +34,11 @@ class Plan:
 def plan_for(config: Config, targets: Sequence[str], progress: Progress) -> Plan:
     """Make the plan; the packages and the container that it needs are fetched and made first."""
     from tasks.alpine.container import container_root
-    from tasks.engines.bubblewrap import Bubblewrap
     from tasks.fetch import fetched
     from tasks.steps.pipeline import pipeline
     from tasks.steps.step import keyed
 
-    engine = Bubblewrap()
+    engine = ChosenEngine(config.build.engine)
     packages = fetched(config, engine, progress)
     root = container_root(packages, engine)
     steps = pipeline(config, packages)

@@ -15,6 +15,7 @@ from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
 from tasks.core.paths import LOCK_FILE
 from tasks.core.progress import Progress, human_size
+from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
 from tasks.steps.pipeline import SYSTEM, system_world
 
@@ -77,11 +78,11 @@ def lock(
     c: Context, package: list[str] | None = None, upgrade: bool = False, json: bool = False
 ) -> None:
     """Note in apk.lock the exact packages that rootfs/world and the container need."""
-    from tasks.engines.bubblewrap import Bubblewrap
-
+    config = load_config()
+    engine = ChosenEngine(config.build.engine)
     asked = tuple(package or ()) if upgrade or package else None
     with Progress() as progress:
-        new, changed = locked(load_config(), Bubblewrap(), progress, asked)
+        new, changed = locked(config, engine, progress, asked)
     if json:
         show_json(asdict(new))
         return
@@ -99,10 +100,10 @@ def lock(
 )
 def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
     """Bring the packages of apk.lock, so that a build needs no network."""
-    from tasks.engines.bubblewrap import Bubblewrap
-
+    config = load_config()
+    engine = ChosenEngine(config.build.engine)
     with Progress() as progress:
-        packages = fetched(load_config(), Bubblewrap(), progress, () if refresh else None)
+        packages = fetched(config, engine, progress, () if refresh else None)
     if json:
         show_json(asdict(packages.lock))
         return

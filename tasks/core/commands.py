@@ -7,14 +7,15 @@ import shlex
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.core.errors import UserError
 
 LOG_TAIL_LINES = 15
 
-_running: set[subprocess.Popen[bytes]] = set()
+_enders: set[Callable[[], object]] = set()  # each ends something that runs now
 _lock = threading.Lock()
 _ending = threading.Event()
 
@@ -53,34 +54,26 @@ def run(
         sink.write(f"+ {shlex.join(words)}\n".encode())
         sink.flush()
         start = sink.tell()
-        # Under the lock, so that no command starts unseen while all of them are being ended.
-        with _lock:
-            if _ending.is_set():
-                raise KeyboardInterrupt
-            try:
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
-                    env=env,
-                    umask=0o022,
-                    pass_fds=tuple(pass_fds),
-                )
-            except FileNotFoundError:
-                raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
-            _running.add(process)
         try:
-            process.wait()
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=env,
+                umask=0o022,
+                pass_fds=tuple(pass_fds),
+            )
+        except FileNotFoundError:
+            raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
+        try:
+            with ended_by(process.terminate):
+                process.wait()
         finally:
             process.kill()  # does nothing to a process that ended
             process.wait()
-            with _lock:
-                _running.discard(process)
         sink.seek(start)
         output = sink.read().decode(errors="replace")
-    if _ending.is_set():
-        raise KeyboardInterrupt
     if process.returncode:
         raise CommandError(what, process.returncode, output, log)
     return output
@@ -91,9 +84,26 @@ def start_over() -> None:
     _ending.clear()
 
 
+@contextmanager
+def ended_by(end: Callable[[], object]) -> Iterator[None]:
+    """While the block runs, `end_all` calls `end`. Raises KeyboardInterrupt if it was called."""
+    # Under the lock, so that nothing starts unseen while all is being ended.
+    with _lock:
+        _enders.add(end)
+        if _ending.is_set():
+            end()
+    try:
+        yield
+    finally:
+        with _lock:
+            _enders.discard(end)
+    if _ending.is_set():
+        raise KeyboardInterrupt
+
+
 def end_all() -> None:
-    """End every running command, and let none start any more: for Ctrl-C."""
+    """End everything that runs: for Ctrl-C. What starts afterwards is ended at once."""
     with _lock:
         _ending.set()
-        for process in _running:
-            process.terminate()
+        for end in _enders:
+            end()

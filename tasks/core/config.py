@@ -99,6 +99,13 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Build:
+    """How it is built, which changes nothing in what is built."""
+
+    engine: Literal["auto", "docker", "bubblewrap"] = "auto"
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole of `image.toml`."""
 
@@ -108,6 +115,7 @@ class Config:
     boot: Boot = Boot()
     login: Login = Login()
     node: Node = Node()
+    build: Build = Build()
 
 
 SECTIONS: dict[str, Any] = typing.get_type_hints(Config)

@@ -40,7 +40,9 @@ MOUNT_POINTS = ("dev", "proc", "run", "srv", "tmp")
 class Engine(Protocol):
     """Runs jobs."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What `image.toml` calls it."""
 
     def describe(self, job: Job) -> list[str]:
         """The command that runs `job`, for people to read and to try."""

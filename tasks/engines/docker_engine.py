@@ -1,0 +1,229 @@
+"""The docker engine: jobs as containers of whatever daemon DOCKER_HOST names, a remote one too.
+
+Nothing is mounted from the host: inputs and outputs are streamed. No privileges are added, and
+there is no network. The root is loaded as an image once, so nothing is pulled from a registry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shlex
+import tarfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tasks.core import commands
+from tasks.core.commands import CommandError
+from tasks.core.errors import UserError
+from tasks.core.files import only_one
+from tasks.engines.engine import BASE_ENV, Job
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+LABEL = "belay.job"
+ANSWER_WITHIN_S = 5
+CREATED = "1970-01-01T00:00:00Z"  # of every image: its id is to depend on its content alone
+
+
+class Docker:
+    """Runs jobs in containers of a docker daemon."""
+
+    name = "docker"
+
+    @cached_property
+    def client(self) -> DockerClient:
+        """The daemon. Raises UserError where none answers."""
+        import docker
+        from docker.errors import DockerException
+
+        try:
+            client = docker.from_env(timeout=ANSWER_WITHIN_S)
+            client.ping()
+            client.api.timeout = None  # a step may take as long as it takes
+        except DockerException as error:
+            raise UserError(
+                f"no docker daemon answers: {error}; start it, set DOCKER_HOST, or set "
+                'engine = "bubblewrap" in [build] of image.toml'
+            ) from None
+        return client
+
+    def describe(self, job: Job) -> list[str]:
+        """See Engine.describe."""
+        environ = {**BASE_ENV, **job.env}
+        words = ["docker", "run", "--rm", "--network", "none", "--workdir", "/srv"]
+        words += [word for name, value in environ.items() for word in ("--env", f"{name}={value}")]
+        return [*words, self._image_name(job.root), *job.argv]
+
+    def become_shell(self, job: Job) -> NoReturn:
+        """See Engine.become_shell."""
+        raise UserError("a shell needs the bubblewrap engine: BELAY_BUILD_ENGINE=bubblewrap")
+
+    def run(self, job: Job, log: Path) -> str:
+        """Run `job`; see Engine.run."""
+        container = self._create(job)
+        try:
+            with commands.ended_by(container.kill):
+                code, output = self._run(container, job, log)
+            if code:
+                raise CommandError(job.name, code, output, log)
+            self._fetch(container, job.output)
+            return output
+        finally:
+            container.remove(force=True, v=True)
+
+    def _create(self, job: Job) -> Container:
+        from docker.types import LogConfig
+
+        return self.client.containers.create(
+            self._image(job.root),
+            list(job.argv),
+            environment={**BASE_ENV, **job.env},
+            working_dir="/srv",
+            hostname="belay",
+            network_mode="none",
+            log_config=LogConfig(type="none"),
+            volumes=["/srv"],
+            # Steps install a root there, whose scripts use its device nodes.
+            tmpfs={"/tmp": "exec,dev,suid,mode=1777", "/run": "exec"},
+            labels={LABEL: job.name},
+        )
+
+    def _run(self, container: Container, job: Job, log: Path) -> tuple[int, str]:
+        container.put_archive("/srv", _archive_of_inputs(job))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = io.BytesIO()
+        with log.open("wb") as sink:
+            sink.write(f"+ {shlex.join(self.describe(job))}\n".encode())
+            stream = container.attach(stream=True, logs=False)
+            container.start()
+            for data in stream:
+                sink.write(data)
+                sink.flush()
+                output.write(data)
+        result: dict[str, Any] = container.wait()
+        container.reload()
+        code = int(result["StatusCode"])
+        if container.attrs["State"].get("OOMKilled"):
+            raise UserError(f"{job.name} ran out of memory in docker; give the daemon more")
+        return code, output.getvalue().decode(errors="replace")
+
+    def _fetch(self, container: Container, output: Path) -> None:
+        """Bring what the job left in out/; owners are left behind."""
+        stream, _ = container.get_archive("/srv/out")
+        with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+            for member in archive:
+                place = output / Path(member.name).relative_to("out")
+                if member.isdir():
+                    place.mkdir(exist_ok=True)
+                    place.chmod(member.mode | 0o700)
+                elif member.issym():
+                    place.symlink_to(member.linkname)
+                elif reader := archive.extractfile(member):
+                    with place.open("wb") as file:
+                        while data := reader.read(1 << 20):
+                            file.write(data)
+                    place.chmod(member.mode)
+
+    @staticmethod
+    def _image_name(root: Path) -> str:
+        return f"belay:{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+
+    def _image(self, root: Path) -> str:
+        """The image of a root, loaded if the daemon hasn't got it."""
+        from docker.errors import ImageNotFound
+
+        name = self._image_name(root)
+        with only_one(name.replace(":", "-")):
+            try:
+                self.client.images.get(name)
+            except ImageNotFound:
+                self.client.images.load(_image_archive(root, name))
+        return name
+
+
+def _archive_of_inputs(job: Job) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for folder in ("in", "out"):
+            archive.addfile(_folder(folder))
+        # What an earlier job left in the output folder, which this one goes on with.
+        archive.add(job.output, "out", filter=_as_root)
+        for name, path in sorted(job.inputs.items()):
+            archive.add(path.resolve(), f"in/{name}", filter=_as_root)
+    return buffer.getvalue()
+
+
+def _folder(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info
+
+
+def _as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.uid = info.gid = info.mtime = 0
+    info.uname = info.gname = ""
+    return info
+
+
+def _image_archive(root: Path, name: str) -> bytes:
+    """What `docker load` takes: one layer, and a configuration that depends on it alone.
+
+    Format: https://github.com/moby/moby/blob/master/image/spec/v1.2.md
+    """
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for path in sorted(root.rglob("*")):
+            archive.add(path, path.relative_to(root), recursive=False, filter=_as_root)
+    digest = hashlib.sha256(layer.getvalue()).hexdigest()
+    config = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": CREATED,
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "history": [{"created": CREATED}],
+        },
+        sort_keys=True,
+    ).encode()
+    config_name = f"{hashlib.sha256(config).hexdigest()}.json"
+    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        files = {
+            config_name: config,
+            "layer.tar": layer.getvalue(),
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+        for file_name, data in files.items():
+            info = tarfile.TarInfo(file_name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+class _Reader(io.RawIOBase):
+    """The chunks of a stream as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            try:
+                self._rest = next(self._chunks)
+            except StopIteration:
+                return 0
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count

@@ -1,0 +1,138 @@
+"""The docker engine: the same bytes as bubblewrap, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.commands import CommandError
+from tasks.core.config import load_config
+from tasks.core.paths import LOCK_FILE, PROJECT
+from tasks.core.progress import Progress
+from tasks.engines.docker_engine import LABEL, Docker
+from tasks.engines.engine import Job
+from tests.docker_daemon import NoDaemon, docker_daemon
+
+pytestmark = pytest.mark.container
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[str]:
+    try:
+        with docker_daemon() as host:
+            yield host
+    except NoDaemon as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def engine(daemon: str, monkeypatch: pytest.MonkeyPatch) -> Docker:
+    monkeypatch.setenv("DOCKER_HOST", daemon)
+    return Docker()
+
+
+@pytest.fixture
+def root(artefacts: Path) -> Path:
+    """The build container's root."""
+    from tasks.build import plan_for
+
+    return plan_for(load_config(), ["chroot"], Progress()).root
+
+
+def left_behind(engine: Docker) -> list[Any]:
+    containers = engine.client.containers.list(all=True, filters={"label": LABEL})
+    return [*containers, *engine.client.volumes.list()]
+
+
+def run(engine: Docker, root: Path, folder: Path, script: str, **inputs: Path) -> str:
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    job = Job("trial", root, ("/bin/sh", "-euc", script), out, inputs, {"COLOUR": "red"})
+    return engine.run(job, folder / "log")
+
+
+def test_a_job_sees_its_inputs_and_leaves_its_outputs(
+    engine: Docker, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "greeting").write_text("hello\n")
+    script = """
+        cat in/greeting; echo $COLOUR; pwd
+        mkdir out/d; cp in/greeting out/d/copy; chown 7:9 out/d/copy; chmod 4755 out/d/copy
+        ln -s d/copy out/link
+        tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '
+    """
+    said = run(engine, root, tmp_path, script, greeting=tmp_path / "greeting")
+    assert said.split() == ["hello", "red", "/srv", "lo"]
+    copy = tmp_path / "out/d/copy"
+    assert (copy.read_text(), copy.stat().st_mode & 0o7777) == ("hello\n", 0o4755)
+    assert copy.stat().st_uid == os.getuid()
+    assert (tmp_path / "out/link").readlink() == Path("d/copy")
+    assert left_behind(engine) == []
+
+
+def test_a_failure_has_code_output_and_log(engine: Docker, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"(?s)trial failed with exit code 7:.*the reason.*log"):
+        run(engine, root, tmp_path, "echo the reason >&2; exit 7")
+    assert "the reason" in (tmp_path / "log").read_text()
+    assert left_behind(engine) == []
+
+
+def test_docker_and_bubblewrap_build_the_same_bytes(
+    engine: Docker, daemon: str, artefacts: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.resolve() for path in artefacts.iterdir() if path.is_symlink()}
+    env = {
+        **os.environ,
+        "DOCKER_HOST": daemon,
+        "BELAY_BUILD_ENGINE": "docker",
+        "BELAY_CACHE": str(tmp_path / "cache"),
+        "BELAY_LOCK": str(LOCK_FILE),
+    }
+    try:
+        done = subprocess.run(
+            [PROJECT / "inv", "image"], env=env, cwd=PROJECT, capture_output=True, text=True,
+            check=False, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for name, path in before.items():
+            made = (artefacts / name).resolve()
+            assert made != path and made.read_bytes() == path.read_bytes(), name
+    finally:
+        for name, path in before.items():
+            (artefacts / name).unlink(missing_ok=True)
+            (artefacts / name).symlink_to(path)
+    assert left_behind(engine) == []
+
+
+def test_ctrl_c_leaves_no_container(engine: Docker, daemon: str, tmp_path: Path) -> None:
+    env = {**os.environ, "DOCKER_HOST": daemon, "BELAY_BUILD_ENGINE": "docker"}
+    process = subprocess.Popen(
+        [PROJECT / "inv", "modloop", "--force"], env=env, cwd=PROJECT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not engine.client.containers.list(filters={"label": f"{LABEL}=modloop"}):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert left_behind(engine) == []
+    subprocess.run([PROJECT / "inv", "modloop"], cwd=PROJECT, check=True, capture_output=True)
+
+
+def test_without_a_daemon_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    from tasks.core.errors import UserError
+
+    with pytest.raises(UserError, match=r'no docker daemon answers: .*engine = "bubblewrap"'):
+        _ = Docker().client

@@ -1,0 +1,54 @@
+"""A docker daemon for tests: the one that is there, or one of our own that ends with the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_TIMEOUT_S = 90
+
+
+class NoDaemon(Exception):
+    """Neither is there a daemon, nor can one be started."""
+
+
+@contextmanager
+def docker_daemon() -> Iterator[str]:
+    """The DOCKER_HOST of a daemon that answers. Raises NoDaemon where that can't be."""
+    if host := os.environ.get("DOCKER_HOST"):
+        yield host
+        return
+    if os.getuid() != 0 or not shutil.which("dockerd"):
+        raise NoDaemon("docker tests need DOCKER_HOST, or root and dockerd (Debian: docker.io)")
+    # The path of a socket may have 104 characters only.
+    folder = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))
+    socket = folder / "sock"
+    log = folder / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [
+                *("dockerd", "--data-root", folder / "lib", "--exec-root", folder / "exec"),
+                *("--pidfile", folder / "pid", "-H", f"unix://{socket}"),
+                *("--iptables=false", "--ip6tables=false", "--bridge=none"),
+            ],
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not socket.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                end = log.read_text(errors="replace")[-2000:]
+                raise NoDaemon(f"dockerd doesn't start:\n{end}")
+            time.sleep(0.1)
+        yield f"unix://{socket}"
+    finally:
+        process.terminate()
+        process.wait(60)
+        subprocess.run(["umount", folder / "lib"], capture_output=True, check=False)
+        shutil.rmtree(folder, ignore_errors=True)
