@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,17 @@ from tasks.engines.engine import Engine, Job
 from tasks.steps.runner import Outcome, ensure, run_order
 from tasks.steps.step import Keyed
 
-HELP = {"force": "build it even when nothing changed", "json": "print the outcome as JSON"}
+HELP = {
+    "alpine": "the Alpine release, for this run: 3.23 or 3.23.5",
+    "force": "build it even when nothing changed",
+    "json": "print the outcome as JSON",
+}
+
+
+def config_for(alpine: str) -> Config:
+    """`image.toml`, with another Alpine release if `alpine` names one."""
+    environ = {**os.environ, "BELAY_ALPINE_RELEASE": alpine} if alpine else os.environ
+    return load_config(environ=environ)
 
 
 @dataclass(frozen=True)
@@ -82,36 +93,36 @@ def show_dry(plan: Plan, forced: Sequence[str]) -> None:
 
 
 @task(help=HELP)
-def chroot(c: Context, force: bool = False, json: bool = False) -> None:
+def chroot(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Install the packages of rootfs/world into build/chroot.tar."""
-    build(c, "chroot", load_config(), force, json)
+    build(c, "chroot", config_for(alpine), force, json)
 
 
 @task(help=HELP)
-def initramfs(c: Context, force: bool = False, json: bool = False) -> None:
+def initramfs(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Make build/initramfs, which finds the slot and starts the system in it."""
-    build(c, "initramfs", load_config(), force, json)
+    build(c, "initramfs", config_for(alpine), force, json)
 
 
 @task(help=HELP)
-def modloop(c: Context, force: bool = False, json: bool = False) -> None:
+def modloop(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Pack kernel modules and firmware into build/modloop.squashfs."""
-    build(c, "modloop", load_config(), force, json)
+    build(c, "modloop", config_for(alpine), force, json)
 
 
 @task(help=HELP)
-def rootfs(c: Context, force: bool = False, json: bool = False) -> None:
+def rootfs(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Pack the system and rootfs/overlay into build/root.squashfs."""
-    build(c, "rootfs", load_config(), force, json)
+    build(c, "rootfs", config_for(alpine), force, json)
 
 
 @task(help=HELP)
-def slot(c: Context, force: bool = False, json: bool = False) -> None:
+def slot(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Put build/slot.img together: kernel, initramfs, root and modules."""
-    build(c, "slot", load_config(), force, json)
+    build(c, "slot", config_for(alpine), force, json)
 
 
 @task(help=HELP)
-def image(c: Context, force: bool = False, json: bool = False) -> None:
+def image(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
     """Make build/disk.img, which boots slot A or B on UEFI and BIOS."""
-    build(c, "image", load_config(), force, json)
+    build(c, "image", config_for(alpine), force, json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
@@ -28,11 +29,19 @@ def worlds(config: Config) -> dict[str, World]:
     }
 
 
+def lock_file(config: Config) -> Path:
+    """`apk.lock`; for a release other than that of image.toml a file of its own beside it."""
+    if config.alpine.release == load_config(environ={}).alpine.release:
+        return LOCK_FILE
+    return LOCK_FILE.with_name(f"{LOCK_FILE.stem}-{config.alpine.release}{LOCK_FILE.suffix}")
+
+
 def locked(
     config: Config, engine: Engine, progress: Progress, upgrade: Upgrade = None
 ) -> tuple[Lock, list[str]]:
     """The lock, brought up to date where `image.toml` or a world asks for more; its changes."""
-    former = read_lock(LOCK_FILE)
+    place = lock_file(config)
+    former = read_lock(place)
     wanted = worlds(config)
     if former and upgrade is None and is_current(former, config.alpine, wanted):
         return former, []
@@ -43,7 +52,7 @@ def locked(
     progress.started("lock", "looking at the mirror", quiet=True)
     lock = make_lock(config.alpine, wanted, former, upgrade, engine, show)
     progress.stopped("lock")
-    write_lock(LOCK_FILE, lock)
+    write_lock(place, lock)
     return lock, changes(former, lock) if former else ["made anew"]
 
 
@@ -53,7 +62,7 @@ def fetched(
     """The packages that a build uses, fetched if they aren't here yet."""
     lock, changed = locked(config, engine, progress, upgrade)
     for line in changed:
-        say(f"{LOCK_FILE.name}: {line}")
+        say(f"{lock_file(config).name}: {line}")
     come = 0
 
     def show(size: int) -> None:
@@ -89,7 +98,8 @@ def lock(
     for line in changed:
         say(line)
     total = sum(len(some) for some in new.packages.values())
-    say(f"{LOCK_FILE.name}: {total} packages from {new.source}{'' if changed else ', as before'}")
+    news = "" if changed else ", as before"
+    say(f"{lock_file(config).name}: {total} packages from {new.source}{news}")
 
 
 @task(

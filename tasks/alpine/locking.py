@@ -108,6 +108,7 @@ def make_lock(
     if not solution or not all(archive.has_indexed(p) for p, _ in solution.fresh.values()):
         solution = solver.solve(_fetched_indexes(mirror, alpine))
 
+    _check_release(alpine, solution)
     hashes = _bring(mirror, [package for package, _ in solution.fresh.values()], progress)
     locked = solver.kept
     for version, (p, repository) in solution.fresh.items():
@@ -124,6 +125,18 @@ def make_lock(
         {name: tuple(sorted(names)) for name, (_, names) in worlds.items()},
         {STATIC: (solution.static,), **packages},
     )
+
+
+def _check_release(alpine: Alpine, solution: _Solution) -> None:
+    """Where one release is asked for, the mirror must have it: it keeps only the newest."""
+    found = (version for some in solution.versions.values() for version in some)
+    for name, version in found:
+        release = version.rpartition("-r")[0]
+        if name == "alpine-release" and not f"{release}.".startswith(f"{alpine.release}."):
+            raise UserError(
+                f"the mirror has Alpine {release}, and {alpine.release} is asked for; mirrors "
+                "keep only the newest of a branch: bring back the lock of that release from git"
+            )
 
 
 def _goes_on(former: Lock, alpine: Alpine) -> bool:

