@@ -14,8 +14,10 @@ import pytest
 
 from tasks.core.commands import CommandError
 from tasks.core.config import load_config
+from tasks.core.errors import UserError
 from tasks.core.paths import LOCK_FILE, PROJECT
 from tasks.core.progress import Progress
+from tasks.engines.choose import ChosenEngine
 from tasks.engines.docker_engine import LABEL, Docker
 from tasks.engines.engine import Job
 from tests.docker_daemon import NoDaemon, docker_daemon
@@ -132,7 +134,16 @@ def test_ctrl_c_leaves_no_container(engine: Docker, daemon: str, tmp_path: Path)
 
 def test_without_a_daemon_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    from tasks.core.errors import UserError
-
     with pytest.raises(UserError, match=r'no docker daemon answers: .*engine = "bubblewrap"'):
         _ = Docker().client
+
+
+def test_auto_is_docker_where_a_daemon_answers(
+    engine: Docker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ChosenEngine("auto").name == "docker"
+    assert "steps run in docker" in capsys.readouterr().err
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    assert ChosenEngine("auto").name == "bubblewrap"
+    with pytest.raises(UserError, match="no docker daemon answers"):
+        _ = ChosenEngine("docker").name

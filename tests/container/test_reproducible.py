@@ -80,6 +80,7 @@ def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
+        "BELAY_BUILD_ENGINE": "bubblewrap",
         "BELAY_ALPINE_MIRROR": mirror.url,
         "BELAY_ALPINE_KEYS": str(keys),
     }
