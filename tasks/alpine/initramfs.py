@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 LEVEL = 4  # a better one costs more time than it saves anybody
 _MAGIC = b"070701"
 _HEADER = 110
-_TRAILER = b"TRAILER!!!"
+_TRAILER = "TRAILER!!!"
 
 
 def pack_initramfs(folder: Path) -> None:
@@ -19,22 +21,42 @@ def pack_initramfs(folder: Path) -> None:
     path.write_bytes(gzip.compress(bytes(data), LEVEL, mtime=0))
 
 
-def normalise(cpio: bytearray) -> None:
-    """Set times and device numbers to 0 in every header. ValueError where it is no newc cpio.
+@dataclass(frozen=True)
+class CpioEntry:
+    """A file in a cpio: its header begins at byte `at`, its bytes at `data_at`."""
+
+    at: int
+    name: str
+    mode: int  # type and permission bits, as in os.stat
+    owner: str  # uid/gid
+    data_at: int
+    size: int
+
+
+def cpio_entries(cpio: bytearray) -> Iterator[CpioEntry]:
+    """Every file of a newc cpio, and the trailer. ValueError where it is none.
 
     Format: https://docs.kernel.org/driver-api/early-userspace/buffer-format.html
     """
-    at, zeros = 0, b"0" * 8
+    at = 0
     while True:
         if cpio[at : at + 6] != _MAGIC:
             raise ValueError(f"no cpio header at byte {at}")
-        name_size, size = int(cpio[at + 94 : at + 102], 16), int(cpio[at + 54 : at + 62], 16)
-        cpio[at + 46 : at + 54] = zeros  # mtime
-        cpio[at + 62 : at + 78] = zeros * 2  # major and minor number of the device it lay on
-        name = cpio[at + _HEADER : at + _HEADER + name_size - 1]
+        numbers = [int(cpio[place : place + 8], 16) for place in range(at + 6, at + _HEADER, 8)]
+        mode, uid, gid, size, name_size = (numbers[i] for i in (1, 2, 3, 6, 11))
+        name = cpio[at + _HEADER : at + _HEADER + name_size - 1].decode(errors="surrogateescape")
+        data_at = at + _HEADER + name_size
+        data_at += -data_at % 4
+        yield CpioEntry(at, name, mode, f"{uid}/{gid}", data_at, size)
         if name == _TRAILER:
             return
-        at += _HEADER + name_size
+        at = data_at + size
         at += -at % 4
-        at += size
-        at += -at % 4
+
+
+def normalise(cpio: bytearray) -> None:
+    """Set times and device numbers to 0 in every header. ValueError where it is no newc cpio."""
+    zeros = b"0" * 8
+    for entry in cpio_entries(cpio):
+        cpio[entry.at + 46 : entry.at + 54] = zeros  # mtime
+        cpio[entry.at + 62 : entry.at + 78] = zeros * 2  # numbers of the device it lay on
