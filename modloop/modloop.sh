@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware.
 #   in/chroot.tar
+#   $MODULES    names of modules, or nothing for all
 set -eu
 
 tree=/tmp/tree
@@ -11,6 +12,19 @@ tar -xf in/chroot.tar -C out lib/firmware 2>/dev/null || true # a system without
 mv /tmp/all/lib/modules "$tree/lib/modules"
 kernel=$(ls "$tree/lib/modules")
 rm -f "$tree/lib/modules/$kernel/vmlinuz" # a link to the kernel, which is in the boot part
+
+# Only what is wanted, with all that it needs: modprobe knows, by modules.dep.
+if [ -n "$MODULES" ]; then
+	for name in $MODULES; do
+		modprobe -d "$tree" -S "$kernel" --show-depends "$name" || {
+			echo "modloop.modules in image.toml: the kernel $kernel has no module \"$name\"" >&2
+			exit 1
+		}
+	done >/tmp/loads
+	sed -n 's|^insmod \([^ ]*\).*|\1|p' /tmp/loads | sort -u >/tmp/wanted
+	find "$tree/lib/modules" -name '*.ko*' | sort | comm -23 - /tmp/wanted | xargs -r rm
+	find "$tree/lib/modules" -depth -type d -exec rmdir {} + 2>/dev/null || true
+fi
 
 # Plain modules: the squashfs isn't compressed either, so that an update can reuse what didn't change.
 find "$tree/lib/modules" -name '*.ko.gz' -print0 |
@@ -29,6 +43,11 @@ find "$tree/modules" -name '*.ko' -exec modinfo -F firmware {} + | sort -u | whi
 		mkdir -p "${copy%/*}"
 		cp -L "$file" "$copy"
 	done
+done
+
+# The rules of radio, which the kernel asks for by itself.
+for file in out/lib/firmware/regulatory.db*; do
+	[ ! -f "$file" ] || cp -L "$file" "$tree/firmware/"
 done
 
 mksquashfs "$tree" out/modloop.squashfs -noappend -no-progress -quiet -mem 128M \

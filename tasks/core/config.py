@@ -85,6 +85,13 @@ class Boot:
 
 
 @dataclass(frozen=True)
+class Modloop:
+    """Which kernel modules a node has."""
+
+    modules: tuple[str, ...] = _texts((), r"[A-Za-z0-9][A-Za-z0-9_-]*", "names of kernel modules")
+
+
+@dataclass(frozen=True)
 class Login:
     """Who may log in at the console."""
 
@@ -113,6 +120,7 @@ class Config:
     alpine: Alpine = Alpine()
     disk: Disk = Disk()
     boot: Boot = Boot()
+    modloop: Modloop = Modloop()
     login: Login = Login()
     node: Node = Node()
     build: Build = Build()

@@ -32,7 +32,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     steps = (
         chroot(config, packages),
         initramfs(config),
-        modloop(),
+        modloop(config),
         rootfs(config),
         slot(config),
         image(config),
@@ -78,12 +78,13 @@ def initramfs(config: Config) -> Step:
     )
 
 
-def modloop() -> Step:
+def modloop(config: Config) -> Step:
     """The slot's modloop part: kernel modules, and the firmware they ask for."""
     return Step(
         name="modloop",
         script=PROJECT / "modloop" / "modloop.sh",
         inputs={"chroot.tar": CHROOT},
+        env={"MODULES": " ".join(config.modloop.modules)},
         outputs=("modloop.squashfs", "modloop.sha256"),
         finish=note_hash,
     )

