@@ -16,10 +16,12 @@ class Inv:
     def __init__(self, folder: Path, mirror: Mirror) -> None:
         self.cache = folder / "the cache"
         self.lock = folder / "apk.lock"
+        self.build = folder / "build"
         self.env = {
             **os.environ,
             "BELAY_CACHE": str(self.cache),
             "BELAY_LOCK": str(self.lock),
+            "BELAY_OUTPUT": str(self.build),
             "BELAY_ALPINE_MIRROR": mirror.url,
             "BELAY_ALPINE_KEYS": str(mirror.folder / "keys"),
         }

