@@ -16,7 +16,7 @@ from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, show_outcomes
 from tasks.engines.choose import ChosenEngine
-from tasks.engines.engine import Engine, Job
+from tasks.engines.engine import Engine
 from tasks.steps.runner import Outcome, ensure, run_order
 from tasks.steps.step import Keyed
 
@@ -85,9 +85,7 @@ def show_dry(plan: Plan, forced: Sequence[str]) -> None:
         if item.is_built and name not in forced:
             say(f"# {name}: cached")
             continue
-        job = Job(
-            name, plan.root, item.step.argv, Path("OUT"), item.paths(Path("OUT")), item.step.env
-        )
+        job = item.job(plan.root, Path("OUT"), Path("OUT"))
         say(f"# {name}")
         print(shlex.join(str(word) for word in plan.engine.describe(job)))
 

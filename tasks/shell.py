@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from invoke.context import Context
 from invoke.tasks import task
 
@@ -12,7 +14,6 @@ from tasks.core.files import remove_tree
 from tasks.core.output import say
 from tasks.core.paths import BUILD
 from tasks.core.progress import Progress
-from tasks.engines.engine import Job
 from tasks.steps.runner import ensure
 
 
@@ -42,5 +43,5 @@ def shell(c: Context, step: str, command: str = "") -> None:
     item.write_contents(written)
     say(f"in/ holds the inputs of {step}; out/ is {out}\nits script by hand: sh -eux in/script")
     argv = ("/bin/sh", "-c", command) if command else ("/bin/sh", "-i")
-    env = {**item.step.env, "PS1": f"{step}:\\w # "}
-    plan.engine.become_shell(Job(step, plan.root, argv, out, item.paths(written), env))
+    job = item.job(plan.root, out, written)
+    plan.engine.become_shell(replace(job, argv=argv, env={**job.env, "PS1": f"{step}:\\w # "}))

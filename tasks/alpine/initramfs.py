@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _HEADER = 110
 _TRAILER = "TRAILER!!!"
 
 
-def pack_initramfs(folder: Path) -> None:
+def pack_initramfs(folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Replace the cpio `folder/initramfs` by its reproducible, gzipped form."""
     path = folder / "initramfs"
     data = bytearray(path.read_bytes())

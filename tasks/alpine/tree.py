@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import stat
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.alpine.apk_database import InstalledFile, read_database
+from tasks.core.errors import UserError
 
 DATABASE = "lib/apk/db/installed"
 SHADOW_GROUP = 42  # of alpine-baselayout-data
@@ -19,11 +21,17 @@ SET_BY_SCRIPTS = {
 }
 
 
-def pack_chroot(folder: Path) -> None:
-    """Make `folder/chroot.tar` of `folder/root.tar`: sorted, without times, with right owners."""
+def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
+    """Make `folder/chroot.tar` of `folder/root.tar`: sorted, without times, with right owners.
+
+    The kernel that is in it becomes `folder/vmlinuz`. Raises UserError where there is none.
+    """
     with tarfile.open(folder / "root.tar") as source, (folder / "chroot.tar").open("wb") as target:
         members = {member.name.removeprefix("./"): member for member in source}
         members.pop(".", None)
+        kernel = next((name for name in members if name.startswith("boot/vmlinuz-")), None)
+        if not kernel:
+            raise UserError("the packages hold no kernel")
         database = source.extractfile(members[DATABASE])
         assert database is not None, DATABASE
         owners = {
@@ -34,7 +42,10 @@ def pack_chroot(folder: Path) -> None:
         for name, member in sorted(members.items()):
             target.write(_header(name, member, owners.get(name)))
             if reader := source.extractfile(member) if member.isreg() else None:
-                target.write(reader.read() + bytes(-member.size % tarfile.BLOCKSIZE))
+                data = reader.read()
+                target.write(data + bytes(-member.size % tarfile.BLOCKSIZE))
+                if name == kernel:
+                    (folder / "vmlinuz").write_bytes(data)
         target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "root.tar").unlink()
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tasks.core.paths import CACHE
 
+ZEROS = bytes(1 << 20)
 ABANDONED_AFTER_S = 24 * 3600
 
 
@@ -86,18 +88,21 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder, onerror=make_writable)
 
 
+def copy_sparse_to(writer: IO[bytes], reader: IO[bytes]) -> None:
+    """Write all that `reader` has to a fresh file; long runs of zeros take no room."""
+    while data := reader.read(len(ZEROS)):
+        if ZEROS.startswith(data):
+            writer.seek(len(data), os.SEEK_CUR)
+        else:
+            writer.write(data)
+    writer.truncate()
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file; long runs of zeros take no room. Half a copy is removed."""
-    block = 1 << 20
-    zeros = bytes(block)
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
-            while data := reader.read(block):
-                if data == zeros[: len(data)]:
-                    writer.seek(len(data), os.SEEK_CUR)
-                else:
-                    writer.write(data)
-            writer.truncate()
+            copy_sparse_to(writer, reader)
     except BaseException:
         target.unlink(missing_ok=True)
         raise

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks.disk.layout import SECTOR
+from tasks.disk.table import read_table
 from updater import grubenv
 from updater.grubenv import BootState
 
-ESP_OFFSET = 1 << 20
 SEARCH_SIZE = 4 << 20  # grubenv is the first file of the ESP; before it are only the FATs
-SECTOR = 512
 
 
 def grubenv_offset(disk: Path) -> int:
     """Where grubenv lies, in bytes. GRUB's own program has its header too, but in mid-sector."""
     with disk.open("rb") as file:
-        file.seek(ESP_OFFSET)
+        esp = read_table(file)["esp"]
+        file.seek(esp.offset)
         data = file.read(SEARCH_SIZE)
     for at in range(0, len(data), SECTOR):
         if data.startswith(grubenv.HEADER.encode(), at):
-            return ESP_OFFSET + at
+            return esp.offset + at
     raise ValueError(f"{disk}: there is no grubenv")
 
 

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes the disk image, out/disk.img, without a loop device or a mount.
-#   in/slot.img  in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
+# Makes the disk image without a loop device or a mount, as what comes before the slots, out/head, and
+# behind them, out/tail; tasks/disk/assembly.py joins them with the slots.
+#   in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
 #   $SIZE_MIB
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
 #   $NODE_LABEL $DATA_UUID
 set -eu
 
-disk=out/disk.img
+disk=/tmp/disk.img
 export SOURCE_DATE_EPOCH=315532800 # 1980-01-01, where FAT's time begins
 export E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH
 export MTOOLS_SKIP_CHECK=1
@@ -63,9 +64,6 @@ mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
 mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
 mcopy -i "$esp" out/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
 
-to_sector in/slot.img "$SLOT_A_FIRST"
-to_sector in/slot.img "$SLOT_B_FIRST"
-
 # The node's own partition, empty.
 mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \
 	"$disk" $((NODE_SECTORS / 2)) >/dev/null
@@ -74,3 +72,6 @@ mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NO
 mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((DATA_SECTORS / 8))
+
+dd if="$disk" of=out/head bs=1M count=$((SLOT_A_FIRST / 2048)) 2>/dev/null
+dd if="$disk" of=out/tail bs=1M skip=$((NODE_FIRST / 2048)) 2>/dev/null

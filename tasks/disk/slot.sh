@@ -1,31 +1,30 @@
 #!/bin/sh
-# Puts a slot together, out/slot.img: boot, root and modloop part, one after the other.
-#   in/chroot.tar in/initramfs in/root.squashfs in/modloop.squashfs in/modloop.sha256
+# Makes the slot's boot part, out/boot.squashfs; tasks/disk/assembly.py joins it with the others.
+#   in/vmlinuz in/initramfs
+#   in/root in/modloop      size and SHA-256 of the other parts
 #   $OS_NAME $OS_VERSION $ARCH $SLOT_MIB
 set -eu
 
 boot=/tmp/boot
 mkdir "$boot"
-kernel=$(tar -tf in/chroot.tar | sed -n 's|^boot/vmlinuz-||p')
-[ -n "$kernel" ] || {
-	echo "the packages hold no kernel" >&2
-	exit 1
-}
-tar -xOf in/chroot.tar "boot/vmlinuz-$kernel" >"$boot/vmlinuz"
-cp in/initramfs "$boot/initramfs"
+cp in/vmlinuz in/initramfs "$boot/"
 chmod 644 "$boot"/*
 
-# One line of the manifest: what the file $2 is, under the name $1. $3 is its hash, if it is known.
+# One line of the manifest: part $1 has size $2 and SHA-256 $3.
 entry() {
-	printf '  "%s": {"size": %s, "sha256": "%s"}' "$1" \
-		"$(stat -Lc %s "$2")" "${3:-$(sha256sum "$2" | cut -d' ' -f1)}"
+	printf '  "%s": {"size": %s, "sha256": "%s"}' "$@"
 }
+# The same of a file of the boot part.
+file_entry() {
+	entry "$1" "$(stat -c %s "$boot/$1")" "$(sha256sum "$boot/$1" | cut -d' ' -f1)"
+}
+# shellcheck disable=SC2046 # an identity is two words
 {
 	printf '{\n  "os": "%s",\n  "version": "%s",\n  "arch": "%s",\n' "$OS_NAME" "$OS_VERSION" "$ARCH"
-	entry vmlinuz "$boot/vmlinuz" && echo ,
-	entry initramfs "$boot/initramfs" && echo ,
-	entry root in/root.squashfs && echo ,
-	entry modloop in/modloop.squashfs "$(cat in/modloop.sha256)" && echo
+	file_entry vmlinuz && echo ,
+	file_entry initramfs && echo ,
+	entry root $(cat in/root) && echo ,
+	entry modloop $(cat in/modloop) && echo
 	echo '}'
 } >out/manifest.json
 mv out/manifest.json "$boot/manifest.json"
@@ -34,10 +33,10 @@ mksquashfs "$boot" out/boot.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 1M -no-exports -no-xattrs -all-root \
 	-mkfs-time 0 -all-time 0
 
-# mksquashfs pads to 4096 bytes, so each part begins where the format wants it (updater/slot.py).
-cat out/boot.squashfs in/root.squashfs in/modloop.squashfs >out/slot.img
-
-size=$(stat -c %s out/slot.img)
+size=0
+for part in "$(stat -c %s out/boot.squashfs)" "$(cut -d' ' -f1 in/root)" "$(cut -d' ' -f1 in/modloop)"; do
+	size=$((size + part))
+done
 room=$((SLOT_MIB * 1024 * 1024))
 if [ "$size" -gt "$room" ]; then
 	over=$(((size - room + 1048575) / 1048576))

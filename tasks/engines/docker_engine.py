@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tasks.core import commands
 from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
-from tasks.core.files import only_one
+from tasks.core.files import copy_sparse_to, only_one
 from tasks.engines.engine import BASE_ENV, Job
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LABEL = "belay.job"
 ANSWER_WITHIN_S = 5
+COPY_SIZE = 1 << 20
 CREATED = "1970-01-01T00:00:00Z"  # of every image: its id is to depend on its content alone
 
 
@@ -116,7 +117,7 @@ class Docker:
     def _fetch(self, container: Container, output: Path) -> None:
         """Bring what the job left in out/; owners are left behind."""
         stream, _ = container.get_archive("/srv/out")
-        with tarfile.open(fileobj=_Reader(stream), mode="r|") as archive:
+        with tarfile.open(fileobj=_Reader(stream), mode="r|", bufsize=COPY_SIZE) as archive:
             for member in archive:
                 place = output / Path(member.name).relative_to("out")
                 if member.isdir():
@@ -126,8 +127,7 @@ class Docker:
                     place.symlink_to(member.linkname)
                 elif reader := archive.extractfile(member):
                     with place.open("wb") as file:
-                        while data := reader.read(1 << 20):
-                            file.write(data)
+                        copy_sparse_to(file, reader)
                     place.chmod(member.mode)
 
     @staticmethod
@@ -213,7 +213,7 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._rest = memoryview(b"")  # a view: cutting pieces off it copies nothing
 
     def readable(self) -> bool:
         return True
@@ -221,7 +221,7 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._rest:
             try:
-                self._rest = next(self._chunks)
+                self._rest = memoryview(next(self._chunks))
             except StopIteration:
                 return 0
         count = min(len(buffer), len(self._rest))

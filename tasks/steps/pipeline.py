@@ -11,7 +11,7 @@ from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
-from tasks.disk.hashes import note_hash
+from tasks.disk.assembly import join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
 from tasks.steps.step import Content, Known, Result, Step
 from updater.grubenv import BootState, render
@@ -44,7 +44,7 @@ CHROOT = Result("chroot", "chroot.tar")
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
-    """The installed packages, as a tar."""
+    """The installed packages, as a tar, and the kernel that is among them."""
     return Step(
         name="chroot",
         script=PROJECT / "rootfs" / "chroot.sh",
@@ -56,7 +56,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar",),
+        outputs=("chroot.tar", "vmlinuz"),
         finish=pack_chroot,
     )
 
@@ -85,8 +85,8 @@ def modloop(config: Config) -> Step:
         script=PROJECT / "modloop" / "modloop.sh",
         inputs={"chroot.tar": CHROOT},
         env={"MODULES": " ".join(config.modloop.modules)},
-        outputs=("modloop.squashfs", "modloop.sha256"),
-        finish=note_hash,
+        outputs=("modloop.squashfs", "modloop.identity"),
+        finish=note_identity,
     )
 
 
@@ -107,7 +107,8 @@ def rootfs(config: Config) -> Step:
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
         },
-        outputs=("root.squashfs",),
+        outputs=("root.squashfs", "root.identity"),
+        finish=note_identity,
     )
 
 
@@ -117,11 +118,10 @@ def slot(config: Config) -> Step:
         name="slot",
         script=PROJECT / "tasks" / "disk" / "slot.sh",
         inputs={
-            "chroot.tar": CHROOT,
+            "vmlinuz": Result("chroot", "vmlinuz"),
             "initramfs": Result("initramfs", "initramfs"),
-            "root.squashfs": Result("rootfs", "root.squashfs"),
-            "modloop.squashfs": Result("modloop", "modloop.squashfs"),
-            "modloop.sha256": Result("modloop", "modloop.sha256"),
+            "root": Result("rootfs", "root.identity"),
+            "modloop": Result("modloop", "modloop.identity"),
         },
         env={
             "OS_NAME": config.os.name,
@@ -130,6 +130,11 @@ def slot(config: Config) -> Step:
             "SLOT_MIB": str(config.disk.slot_mib),
         },
         outputs=("slot.img",),
+        finish=join_parts,
+        host_inputs={
+            "root.squashfs": Result("rootfs", "root.squashfs"),
+            "modloop.squashfs": Result("modloop", "modloop.squashfs"),
+        },
     )
 
 
@@ -145,7 +150,6 @@ def image(config: Config) -> Step:
         name="image",
         script=PROJECT / "tasks" / "disk" / "image.sh",
         inputs={
-            "slot.img": Result("slot", "slot.img"),
             "partitions": Content(sfdisk_script(disk).encode()),
             "grub.cfg": Content(grub_config(config, disk).encode()),
             "grubenv": Content(render(BootState())),
@@ -157,4 +161,6 @@ def image(config: Config) -> Step:
             **places,
         },
         outputs=("disk.img",),
+        finish=join_disk,
+        host_inputs={"slot.img": Result("slot", "slot.img")},
     )

@@ -18,7 +18,7 @@ from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for, only_one, remove_tree
 from tasks.core.paths import BUILD, LOGS
-from tasks.engines.engine import Engine, Job
+from tasks.engines.engine import Engine
 from tasks.steps.step import RECORD, Keyed, Step
 
 
@@ -122,13 +122,12 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             folder.mkdir()
             folder.chmod(0o755)
         item.write_contents(written)
-        job = Job(step.name, root, step.argv, out, item.paths(written), step.env)
         try:
-            engine.run(job, log)
+            engine.run(item.job(root, out, written), log)
         except CommandError as error:
             raise UserError(f"{error}\nto look around in it: ./inv shell {step.name}") from None
         if step.finish:
-            step.finish(out)
+            step.finish(out, item.paths(written))
         record = {"parts": dict(item.parts), "seconds": time.monotonic() - start}
         (place / RECORD).write_text(json.dumps(record, indent=1))
         for name in step.outputs:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tasks.core.errors import UserError
 from tasks.core.paths import CACHE, PROJECT
+from tasks.engines.engine import Job
 
 RECORD = ".record.json"  # beside the outputs: what they were made of, and how long that took
 
@@ -46,7 +47,9 @@ class Step:
     """A shell script that runs in the container, and all that it depends on.
 
     A plain path among the inputs is a file or folder of the project, hashed with its content.
-    `finish` does on the host, on the folder of outputs, what the container has no tool for.
+    `finish` does on the host what the container has no tool for, or what would only carry large
+    files in and out of it. It is given the folder of outputs and the paths of all inputs, also of
+    `host_inputs`, which the container doesn't see.
     """
 
     name: str
@@ -54,7 +57,8 @@ class Step:
     outputs: tuple[str, ...]
     inputs: Mapping[str, Input] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
-    finish: Callable[[Path], None] | None = None
+    finish: Callable[[Path, Mapping[str, Path]], None] | None = None
+    host_inputs: Mapping[str, Input] = field(default_factory=dict)
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -62,9 +66,14 @@ class Step:
         return ("/bin/sh", "-eu", "in/script")
 
     @property
+    def all_inputs(self) -> dict[str, Input]:
+        """Those of the container, and those of `finish`."""
+        return {**self.inputs, **self.host_inputs}
+
+    @property
     def needs(self) -> set[str]:
         """The names of the steps whose results go in."""
-        return {item.step for item in self.inputs.values() if isinstance(item, Result)}
+        return {item.step for item in self.all_inputs.values() if isinstance(item, Result)}
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,12 @@ class Keyed:
         return self.place.is_dir()
 
     def paths(self, scratch: Path) -> dict[str, Path]:
-        """Where the job finds each input; contents are to be written to `scratch`.
+        """Where each input is; contents are to be written to `scratch`.
 
         Results are there once the steps before it ran.
         """
         paths = {"script": self.step.script}
-        for name, item in self.step.inputs.items():
+        for name, item in self.step.all_inputs.items():
             if isinstance(item, Result):
                 paths[name] = CACHE / "results" / self.before[item.step] / item.file
             elif isinstance(item, Known):
@@ -102,6 +111,15 @@ class Keyed:
             else:
                 paths[name] = item
         return paths
+
+    def job(self, root: Path, out: Path, scratch: Path) -> Job:
+        """The step as a job of an engine."""
+        seen = {
+            name: path
+            for name, path in self.paths(scratch).items()
+            if name not in self.step.host_inputs
+        }
+        return Job(self.step.name, root, self.step.argv, out, seen, self.step.env)
 
     def write_contents(self, scratch: Path) -> None:
         """Write the inputs that are contents."""
@@ -119,7 +137,7 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
         parts = {"container": container_digest, "outputs": " ".join(step.outputs)}
         parts |= {f"${entry}": value for entry, value in step.env.items()}
         parts["script"] = tree_digest(step.script)
-        for entry, item in step.inputs.items():
+        for entry, item in step.all_inputs.items():
             parts[entry] = _digest(item, before)
         if step.finish:
             parts[f"{step.finish.__name__}()"] = tree_digest(Path(inspect.getfile(step.finish)))

@@ -52,10 +52,13 @@ def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
     for name, mode in {"etc/plain": 0o644, "etc/secret": 0o640, "usr/bin/become": 0o755}.items():
         (root / name).write_text(name)
         (root / name).chmod(mode)
+    (root / "boot").mkdir()
+    (root / "boot/vmlinuz-virt").write_bytes(b"a kernel")
     (root / "link").symlink_to("etc/plain")
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
         tar.add(root, ".")
-    pack_chroot(tmp_path)
+    pack_chroot(tmp_path, {})
+    assert (tmp_path / "vmlinuz").read_bytes() == b"a kernel"
     with tarfile.open(tmp_path / "chroot.tar") as tar:
         found = {m.name: (m.uid, m.gid, m.mode, m.mtime) for m in tar}
         assert tar.getnames() == sorted(tar.getnames())
@@ -83,7 +86,7 @@ def test_an_initramfs_does_not_depend_on_when_and_where_it_was_made(tmp_path: Pa
     for name, made in {"one": cpio(1, 0xFD), "two": cpio(99, 0x801)}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "initramfs").write_bytes(made)
-        pack_initramfs(tmp_path / name)
+        pack_initramfs(tmp_path / name, {})
     one, two = ((tmp_path / name / "initramfs").read_bytes() for name in ("one", "two"))
     assert one == two
     assert gzip.decompress(one) == cpio(0, 0)

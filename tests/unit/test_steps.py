@@ -55,7 +55,7 @@ class Watcher:
         pass
 
 
-def finish(folder: Path) -> None:
+def finish(_folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Does nothing."""
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tasks.core.config import load_config
-from tasks.disk.boot_state import ESP_OFFSET, grubenv_offset, read_boot_state, write_boot_state
+from tasks.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
 from tasks.disk.layout import SECTOR, layout
+from tasks.disk.table import read_table
 from tests.machine import Machine
 from updater.grubenv import SIZE, SlotState
 from updater.slot import parts
@@ -99,9 +100,10 @@ def random_bytes(disk: Path) -> None:
 def missing(disk: Path) -> None:
     """Mark the directory entry of grubenv as deleted."""
     with disk.open("r+b") as file:
-        file.seek(ESP_OFFSET)
+        offset = read_table(file)["esp"].offset
+        file.seek(offset)
         esp = file.read(4 << 20)
-        file.seek(ESP_OFFSET + esp.index(b"GRUBENV    "))
+        file.seek(offset + esp.index(b"GRUBENV    "))
         file.write(b"\xe5")
 
 

@@ -1,0 +1,50 @@
+"""Puts together on the host what would only be carried into a container and out again."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.core.files import copy_sparse_to
+from tasks.disk.table import read_table
+
+BLOCK = 1 << 20
+
+
+def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
+    """Write size and SHA-256 of the squashfs in `folder` beside it, as NAME.identity."""
+    (path,) = folder.glob("*.squashfs")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(BLOCK):
+            digest.update(data)
+    path.with_suffix(".identity").write_text(f"{path.stat().st_size} {digest.hexdigest()}\n")
+
+
+def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Make `slot.img` of its three parts.
+
+    mksquashfs pads to 4096 bytes, so each begins where the format wants it (updater/slot.py).
+    """
+    boot = folder / "boot.squashfs"
+    with (folder / "slot.img").open("wb") as slot:
+        for path in (boot, inputs["root.squashfs"], inputs["modloop.squashfs"]):
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, slot, BLOCK)
+
+
+def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Make `disk.img` of what comes before the slots, both slots, and what comes behind them."""
+    with (folder / "head").open("rb") as head:
+        slots = [read_table(head)[name] for name in ("slot-a", "slot-b")]
+    with (folder / "disk.img").open("wb") as disk:
+        for path, offset in (
+            (folder / "head", 0),
+            *((inputs["slot.img"], slot.offset) for slot in slots),
+            (folder / "tail", slots[-1].end),
+        ):
+            disk.seek(offset)
+            with path.open("rb") as part:
+                copy_sparse_to(disk, part)
