@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
+from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 
 InContainer = Callable[..., str]
@@ -23,6 +25,18 @@ def artefacts() -> Path:
 
     build(Context(), "image", load_config())
     return BUILD
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> Iterator[str]:
+    """The DOCKER_HOST of a daemon; where there can be none, the test is skipped, but not in CI."""
+    try:
+        with docker_daemon() as host:
+            yield host
+    except NoDaemon as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

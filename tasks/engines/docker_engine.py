@@ -10,7 +10,9 @@ import hashlib
 import io
 import json
 import shlex
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tasks.core import commands
 from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse_to, only_one
+from tasks.core.files import ABANDONED_AFTER_S, copy_sparse_to, only_one
 from tasks.engines.engine import BASE_ENV, Job
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Docker:
             client = docker.from_env(timeout=ANSWER_WITHIN_S)
             client.ping()
             client.api.timeout = None  # a step may take as long as it takes
+            _remove_abandoned(client)
         except DockerException as error:
             raise UserError(
                 f"no docker daemon answers: {error}; start it, set DOCKER_HOST, or set "
@@ -62,8 +65,17 @@ class Docker:
         return [*words, self._image_name(job.root), *job.argv]
 
     def become_shell(self, job: Job) -> NoReturn:
-        """See Engine.become_shell."""
-        raise UserError("a shell needs the bubblewrap engine: BELAY_BUILD_ENGINE=bubblewrap")
+        """See Engine.become_shell. What is in out/ at the end is fetched."""
+        from tasks.engines.docker_shell import attach
+
+        container = self._create(job, tty=sys.stdin.isatty(), stdin_open=True)
+        try:
+            container.put_archive("/srv", _archive_of_inputs(job))
+            code = attach(container)
+            self._fetch(container, job.output)
+        finally:
+            container.remove(force=True, v=True)
+        sys.exit(code)
 
     def run(self, job: Job, log: Path) -> str:
         """Run `job`; see Engine.run."""
@@ -78,7 +90,7 @@ class Docker:
         finally:
             container.remove(force=True, v=True)
 
-    def _create(self, job: Job) -> Container:
+    def _create(self, job: Job, **more: bool) -> Container:
         from docker.types import LogConfig
 
         return self.client.containers.create(
@@ -93,6 +105,7 @@ class Docker:
             # Steps install a root there, whose scripts use its device nodes.
             tmpfs={"/tmp": "exec,dev,suid,mode=1777", "/run": "exec"},
             labels={LABEL: job.name},
+            **more,
         )
 
     def _run(self, container: Container, job: Job, log: Path) -> tuple[int, str]:
@@ -145,6 +158,13 @@ class Docker:
             except ImageNotFound:
                 self.client.images.load(_image_archive(root, name))
         return name
+
+
+def _remove_abandoned(client: DockerClient) -> None:
+    """Remove the containers of a build that was killed, long ago, before it could do so."""
+    for container in client.containers.list(all=True, filters={"label": LABEL}, sparse=True):
+        if time.time() - container.attrs["Created"] > ABANDONED_AFTER_S:
+            container.remove(force=True, v=True)
 
 
 def _archive_of_inputs(job: Job) -> bytes:

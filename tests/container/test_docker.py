@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,17 @@ from tasks.core.config import load_config
 from tasks.core.errors import UserError
 from tasks.core.paths import LOCK_FILE, PROJECT
 from tasks.core.progress import Progress
+from tasks.engines import docker_engine
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.docker_engine import LABEL, Docker
 from tasks.engines.engine import Job
-from tests.docker_daemon import NoDaemon, docker_daemon
 
 pytestmark = pytest.mark.container
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[str]:
-    try:
-        with docker_daemon() as host:
-            yield host
-    except NoDaemon as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-
-
 @pytest.fixture
-def engine(daemon: str, monkeypatch: pytest.MonkeyPatch) -> Docker:
-    monkeypatch.setenv("DOCKER_HOST", daemon)
+def engine(docker_host: str, monkeypatch: pytest.MonkeyPatch) -> Docker:
+    monkeypatch.setenv("DOCKER_HOST", docker_host)
     return Docker()
 
 
@@ -89,11 +77,11 @@ def test_a_failure_has_code_output_and_log(engine: Docker, root: Path, tmp_path:
 
 
 def test_docker_and_bubblewrap_build_the_same_bytes(
-    engine: Docker, daemon: str, artefacts: Path, tmp_path: Path
+    engine: Docker, docker_host: str, artefacts: Path, tmp_path: Path
 ) -> None:
     env = {
         **os.environ,
-        "DOCKER_HOST": daemon,
+        "DOCKER_HOST": docker_host,
         "BELAY_BUILD_ENGINE": "docker",
         "BELAY_CACHE": str(tmp_path / "cache"),
         "BELAY_OUTPUT": str(tmp_path / "build"),
@@ -105,7 +93,7 @@ def test_docker_and_bubblewrap_build_the_same_bytes(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = [path for path in (tmp_path / "build").iterdir() if path.is_symlink()]
-    assert len(made) == 7
+    assert len(made) == 9
     for path in made:
         same = path.read_bytes() == (artefacts / path.name).read_bytes()
         assert same, f"{path.name} differs; see: inv diff"
@@ -113,12 +101,12 @@ def test_docker_and_bubblewrap_build_the_same_bytes(
 
 
 def test_ctrl_c_leaves_no_container(
-    engine: Docker, daemon: str, artefacts: Path, tmp_path: Path
+    engine: Docker, docker_host: str, artefacts: Path, tmp_path: Path
 ) -> None:
     # Other modules, so that the result that other tests use stays.
     env = {
         **os.environ,
-        "DOCKER_HOST": daemon,
+        "DOCKER_HOST": docker_host,
         "BELAY_BUILD_ENGINE": "docker",
         "BELAY_OUTPUT": str(tmp_path / "build"),
         "BELAY_MODLOOP_MODULES": "vfat ext4",
@@ -135,6 +123,16 @@ def test_ctrl_c_leaves_no_container(
     _, said = process.communicate(timeout=90)
     assert process.returncode == 130, said
     assert left_behind(engine) == []
+
+
+def test_what_a_killed_build_left_long_ago_is_removed(
+    engine: Docker, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job("abandoned", root, ("true",), tmp_path)
+    engine._create(job)
+    assert len(left_behind(Docker())) == 2, "it may belong to a build that runs: it stays"
+    monkeypatch.setattr(docker_engine, "ABANDONED_AFTER_S", -60)
+    assert left_behind(Docker()) == []
 
 
 def test_without_a_daemon_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
