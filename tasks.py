@@ -6,9 +6,9 @@ __path__ = [str(Path(__file__).with_suffix(""))]
 
 from invoke.collection import Collection
 
-from tasks import build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing
+from tasks import bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing
 
 namespace = Collection()
-for module in (build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing):
+for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing):
     for name, item in Collection.from_module(module).tasks.items():
         namespace.add_task(item, name)

@@ -118,7 +118,7 @@ def show_outcomes(outcomes: list[Outcome], seconds: float) -> None:
     table(("step", "", "seconds", "size", "file"), [*rows, ("all", "", f"{seconds:.2f}", "", "")])
 
 
-NUMBERS = ("seconds", "size")  # columns that read best on the right
+NUMBERS = ("seconds", "size", "MiB", "of the tools alone")  # columns that read best on the right
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from tasks.core.config import load_config
 from tasks.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
 from tasks.disk.layout import SECTOR, layout
 from tasks.disk.table import read_table
-from tests.machine import Machine
+from tasks.vm.machine import Machine
 from updater.grubenv import SIZE, SlotState
 from updater.slot import parts
 

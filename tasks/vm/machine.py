@@ -1,4 +1,4 @@
-"""A virtual machine for tests, driven by its serial console and by QMP.
+"""A virtual machine driven by its serial console and by QMP.
 
     with Machine(image, folder) as machine:
         machine.wait_for_login()

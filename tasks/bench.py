@@ -1,0 +1,58 @@
+"""`inv bench WHAT`: figures of this machine, each beside something honest to hold it against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.core.errors import UserError
+from tasks.core.output import show_json
+from tasks.core.progress import Progress, table
+
+
+@task(
+    positional=["what"],
+    help={
+        "what": "build: builds of all kinds; ram: memory used after login",
+        "times": "how often to measure; the median counts",
+        "json": "print the figures as JSON",
+    },
+)
+def bench(c: Context, what: str, times: int = 3, json: bool = False) -> None:
+    """Measure on this machine how fast builds are, or how much memory a node needs."""
+    kinds: dict[str, Callable[[Context, int, bool], None]] = {"build": _build, "ram": _ram}
+    if what not in kinds:
+        raise UserError(f'there is no benchmark "{what}"; there are: {", ".join(kinds)}')
+    kinds[what](c, times, json)
+
+
+def _build(_context: Context, times: int, json: bool) -> None:
+    from tasks.benchmarks.build import FLOOR, build_timings
+
+    timings = []
+    with Progress() as progress:
+        for timing in build_timings(progress, times):
+            progress.started(f"{timing.what}: {timing.seconds:.2f} s")
+            timings.append(timing)
+    if json:
+        show_json([asdict(timing) for timing in timings])
+        return
+    floor = next(timing.seconds for timing in timings if timing.what == FLOOR)
+    table(
+        ("build", "seconds", "of the tools alone"),
+        [(t.what, f"{t.seconds:.2f}", f"{t.seconds / floor:.2f}") for t in timings],
+    )
+
+
+def _ram(c: Context, _times: int, json: bool) -> None:
+    from tasks.benchmarks.ram import ram_usage
+
+    with Progress() as progress:
+        usages = ram_usage(c, progress)
+    if json:
+        show_json([asdict(usage) for usage in usages])
+        return
+    table(("system", "MiB"), [(usage.what, f"{usage.mib:.0f}") for usage in usages])

@@ -1,0 +1,164 @@
+"""How long builds take, beside the tools alone and beside an ISO as it is usually made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.alpine.apk import options
+from tasks.build import Plan, plan_for
+from tasks.core.config import Config, load_config
+from tasks.core.errors import UserError
+from tasks.core.files import remove_tree
+from tasks.core.host import require_program
+from tasks.core.paths import CACHE, LOCK_FILE, LOGS, PROJECT
+from tasks.core.progress import Progress
+from tasks.engines.bubblewrap import Bubblewrap
+from tasks.engines.docker_engine import Docker
+from tasks.engines.engine import Job
+
+HERE = Path(__file__).parent
+ADDED_PACKAGE = "dosfstools"
+FLOOR = "the tools alone"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A build of kind `what`: the median of its times in seconds."""
+
+    what: str
+    seconds: float
+    times: int
+
+
+def build_timings(progress: Progress, times: int) -> Iterator[Timing]:
+    """Measure each kind of build `times` times."""
+    config = load_config()
+    plan = plan_for(config, ["image"], progress)
+    yield _timed(FLOOR, times, lambda: _run_bare("floor", plan, config))
+    yield _timed("an ISO, compressed with xz", 1, lambda: _make_iso(plan, config))
+    for engine in ("bubblewrap", "docker") if _docker_answers() else ("bubblewrap",):
+        with _checkout(engine) as project:
+            project.build()  # what is made once: the container, and the daemon's copy of it
+            yield _timed(f"{engine}: everything", times, project.build, project.forget)
+            yield _timed(f"{engine}: a file changed", times, project.build, project.touch)
+            yield _timed(f"{engine}: nothing changed", times, project.build)
+            project.add_package()
+            yield _timed(f"{engine}: a package added", 1, project.build)
+
+
+def _timed(
+    what: str, times: int, action: Callable[[], None], before: Callable[[], None] | None = None
+) -> Timing:
+    seconds = []
+    for _ in range(times):
+        if before:
+            before()
+        start = time.monotonic()
+        action()
+        seconds.append(time.monotonic() - start)
+    return Timing(what, statistics.median(seconds), times)
+
+
+def _docker_answers() -> bool:
+    try:
+        return bool(Docker().client)
+    except UserError:
+        return False
+
+
+def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) -> None:
+    """Run a script of this folder on what goes into a build."""
+    system = plan.steps["chroot"].paths(Path())
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        job = Job(
+            name,
+            plan.root,
+            ("/bin/sh", "-eu", "in/script"),
+            out or Path(folder),
+            {
+                "script": HERE / f"{name}.sh",
+                "packages": system["packages"],
+                "keys": system["keys"],
+                "init": PROJECT / "initramfs" / "init",
+                "features": PROJECT / "initramfs" / "features",
+            },
+            {
+                "APK_OPTIONS": " ".join(options(config.alpine)),
+                "FEATURES": " ".join(config.boot.features),
+                "SLOT_MIB": str(config.disk.slot_mib),
+                "DATA_MIB": str(config.disk.data_mib),
+            },
+        )
+        Bubblewrap().run(job, LOGS / f"bench-{name}.log")
+
+
+def _make_iso(plan: Plan, config: Config) -> None:
+    xorriso = require_program("xorriso", ["xorriso"])
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        _run_bare("iso", plan, config, Path(folder))
+        words = [xorriso, "-as", "mkisofs", "-quiet", "-o", f"{folder}/belay.iso", f"{folder}/iso"]
+        subprocess.run(words, check=True, capture_output=True)
+
+
+class _Project:
+    """A copy of the project with a cache of its own, in which files can be changed."""
+
+    def __init__(self, folder: Path, engine: str) -> None:
+        self.root, self.cache = folder / "project", folder / "cache"
+        self.env = {
+            **os.environ,
+            "BELAY_BUILD_ENGINE": engine,
+            "BELAY_CACHE": str(self.cache),
+            "BELAY_LOCK": str(folder / "apk.lock"),
+            "BELAY_OUTPUT": str(folder / "build"),
+        }
+        names = ("build", ".git", ".venv", "*.pyc", ".*_cache")
+        shutil.copytree(PROJECT, self.root, ignore=shutil.ignore_patterns(*names))
+        (self.root / ".venv").symlink_to(PROJECT / ".venv")
+        shutil.copy(LOCK_FILE, folder / "apk.lock")
+        self.cache.mkdir()
+        for path in CACHE.iterdir():
+            if path.is_dir() and path.name not in ("results", "locks") and path != folder:
+                shutil.copytree(path, self.cache / path.name, symlinks=True)
+        self.changes = 0
+
+    def inv(self, *words: str) -> None:
+        done = subprocess.run(
+            [self.root / "inv", *words], env=self.env, cwd=self.root, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise UserError(f"inv {' '.join(words)} failed:\n{done.stderr}")
+
+    def build(self) -> None:
+        self.inv("image")
+
+    def forget(self) -> None:
+        remove_tree(self.cache / "results")
+
+    def touch(self) -> None:
+        self.changes += 1
+        (self.root / "rootfs/overlay/etc/changed").write_text(f"{self.changes}\n")
+
+    def add_package(self) -> None:
+        with (self.root / "rootfs/world").open("a") as world:
+            world.write(f"{ADDED_PACKAGE}\n")
+        self.inv("lock")
+
+
+@contextmanager
+def _checkout(engine: str) -> Iterator[_Project]:
+    folder = Path(tempfile.mkdtemp(dir=CACHE, prefix="bench-"))
+    try:
+        yield _Project(folder, engine)
+    finally:
+        remove_tree(folder)
