@@ -14,7 +14,7 @@ from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
 from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
-from tasks.core.paths import LOCK_FILE
+from tasks.core.paths import BUILD, LOCK_FILE
 from tasks.core.progress import Progress, human_size
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
@@ -114,6 +114,7 @@ def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
     engine = ChosenEngine(config.build.engine)
     with Progress() as progress:
         packages = fetched(config, engine, progress, () if refresh else None)
+    container.export_container(packages, BUILD / "container")
     if json:
         show_json(asdict(packages.lock))
         return

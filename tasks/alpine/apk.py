@@ -107,7 +107,7 @@ class Apk:
             ["--initdb", "--force-non-repository", *files], output, source, {"packages": packages}
         )
         # apk took note of files; the world of the root is of names.
-        (output / "root/etc/apk/world").write_text("".join(f"{name}\n" for name in sorted(names)))
+        (output / "root/etc/apk/world").write_text(world_text(names))
 
     def _add(self, words: Sequence[str], output: Path, source: str, inputs: dict[str, Path]) -> str:
         """Run `apk add` on the folder `root` in `output`; return what it printed."""
@@ -128,7 +128,12 @@ def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) ->
         (root / "lib/apk/db").mkdir(parents=True, exist_ok=True)
         (root / "lib/apk/db" / name).write_text(text)
     (root / "etc/apk").mkdir(parents=True)
-    (root / "etc/apk/world").write_text("".join(f"{name}\n" for name in world))
+    (root / "etc/apk/world").write_text(world_text(world))
+
+
+def world_text(names: Iterable[str]) -> str:
+    """The file `etc/apk/world` of a root in which these packages were asked for."""
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def options(alpine: Alpine) -> tuple[str, ...]:

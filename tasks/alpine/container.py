@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from tasks.alpine.apk import world_text
 from tasks.alpine.package_set import PackageSet
 from tasks.core.cache import mark_used
 from tasks.core.files import folder_for, remove_tree
@@ -16,7 +18,7 @@ NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
 
 
 def package_names() -> tuple[str, ...]:
-    """The packages of the container; `Dockerfile.alpine` reads the same list."""
+    """The packages of the container."""
     return tuple(PACKAGE_LIST.read_text().split())
 
 
@@ -32,3 +34,12 @@ def container_root(packages: PackageSet, engine: Engine) -> Path:
                 (root / name).mkdir(exist_ok=True)
     mark_used(place)
     return place / "root"
+
+
+def export_container(packages: PackageSet, place: Path) -> None:
+    """Copy to `place` what `Dockerfile.alpine` installs: docker follows no links out of it."""
+    remove_tree(place)
+    with folder_for(place) as folder:
+        shutil.copytree(packages.folder(WORLD), folder / "packages")
+        shutil.copytree(packages.keys, folder / "keys")
+        (folder / "world").write_text(world_text(package_names()))

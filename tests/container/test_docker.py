@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import shutil
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -98,6 +102,43 @@ def test_docker_and_bubblewrap_build_the_same_bytes(
         same = path.read_bytes() == (artefacts / path.name).read_bytes()
         assert same, f"{path.name} differs; see: inv diff"
     assert left_behind(engine) == []
+
+
+def test_dockerfile_makes_the_same_container(engine: Docker, root: Path, tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "Dockerfile.alpine", tmp_path)
+    done = subprocess.run(
+        [PROJECT / "inv", "fetch"], env={**os.environ, "BELAY_OUTPUT": str(tmp_path / "build")},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    base = engine._image(root)
+    by_hand, _ = engine.client.images.build(
+        path=str(tmp_path), dockerfile="Dockerfile.alpine", buildargs={"BASE": base},
+        network_mode="none", tag="belay-build-test", rm=True,
+    )  # fmt: skip
+    assert by_hand.id
+    assert files_of(engine, by_hand.id) == files_of(engine, base)
+
+
+def files_of(engine: Docker, image: str) -> dict[str, str]:
+    """What an image has, but for what docker and apk's log add: size and hash or target."""
+    container = engine.client.containers.create(image, "true")
+    try:
+        stream, _ = container.get_archive("/")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+            found = {}
+            for member in archive:
+                reader = archive.extractfile(member) if member.isreg() else None
+                content = hashlib.sha256(reader.read()).hexdigest() if reader else member.linkname
+                found[member.name] = f"{member.mode & 0o777:o} {content}"
+    finally:
+        container.remove(force=True, v=True)
+    apart = ("/dev", "/proc", "/run", "/srv", "/tmp", "/sys", "/etc/mtab", "/.dockerenv")
+    return {
+        name: what
+        for name, what in found.items()
+        if not name.startswith((*apart, "/var/log/apk.log"))
+    }
 
 
 def test_ctrl_c_leaves_no_container(
