@@ -1,0 +1,209 @@
+"""What a server has for nodes: channels and releases. Both are signed; nothing is read before that.
+
+A *channel* (`channels/NAME`) is one file of five lines: a JSON object, and minisign's signature of
+that line. So pointer and signature can't disagree.
+
+A *release* is `releases/VERSION/manifest.json` with `manifest.json.minisig` beside it. It names
+blobs (`blobs/SHA256`). The slot image lies in one blob as chunks: pieces of `CHUNK` bytes of it,
+each compressed by itself as an .xz, and named by hash, offset and size.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from updater.errors import Refused
+from updater.signature import PublicKey, verify
+
+FORMAT = 1
+CHUNK = 2 << 20
+CHANNEL_SIZE_MAX = 16 << 10
+MANIFEST_SIZE_MAX = 4 << 20
+SIGNATURE_SIZE_MAX = 2 << 10
+# What may be part of a path or a URL.
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.]{1,32})?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Which release a channel points to. Times are seconds since 1970, UTC.
+
+    `manifest` is the SHA-256 of that release's manifest. `downgrade` orders nodes to take it
+    though it may be older than what they run.
+    """
+
+    os: str
+    channel: str
+    version: str
+    manifest: str
+    signed: int
+    expires: int
+    downgrade: bool = False
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An immutable file of the server, by SHA-256; `size` in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`sha256` is of the unpacked bytes; `size` bytes of the blob, from `offset`, are the .xz."""
+
+    sha256: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class SlotImage:
+    """The bytes of a slot: `size` of them, with that hash, and in which chunks they travel."""
+
+    sha256: str
+    size: int
+    blob: Blob
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A release. `built` is the time of its commit, in seconds since 1970."""
+
+    os: str
+    arch: str
+    version: str
+    built: int
+    slot: SlotImage
+    files: dict[str, Blob]  # what else belongs to it: disk image, SBOM, lock, changes
+    format: int = FORMAT
+
+
+def render(item: Channel | Manifest) -> bytes:
+    """As one line of JSON."""
+    return json.dumps(asdict(item), separators=(",", ":")).encode() + b"\n"
+
+
+def open_channel(data: bytes, keys: Iterable[PublicKey], name: str) -> Channel:
+    """Verify and read the channel file of channel `name`. Raises Refused."""
+    what = f"channel {name}"
+    line, _, signature = data.partition(b"\n")
+    line += b"\n"
+    verify(line, signature, keys, what)
+    fields = _Fields(_json(line, what), what)
+    fields.number("format", FORMAT, FORMAT)
+    channel = Channel(
+        os=fields.text("os", NAME),
+        channel=fields.text("channel", NAME),
+        version=fields.text("version", VERSION),
+        manifest=fields.text("manifest", SHA256),
+        signed=fields.number("signed"),
+        expires=fields.number("expires"),
+        downgrade=fields.boolean("downgrade"),
+    )
+    if channel.channel != name:
+        raise Refused(f"channel {name}: the server gave channel {channel.channel} instead")
+    return channel
+
+
+def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name: str) -> Manifest:
+    """Verify and read a manifest; `name` says which, in errors. Raises Refused."""
+    verify(data, signature, keys, name)
+    fields = _Fields(_json(data, name), name)
+    fields.number("format", FORMAT, FORMAT)
+    slot = fields.inner("slot")
+    size = slot.number("size", 1, 1 << 40)
+    blob = _blob(slot.inner("blob"))
+    chunks = tuple(
+        Chunk(
+            chunk.text("sha256", SHA256),
+            chunk.number("offset", 0, blob.size),
+            chunk.number("size", 1, blob.size),
+        )
+        for chunk in slot.several("chunks")
+    )
+    if len(chunks) != -(-size // CHUNK):
+        raise Refused(f"{name}: {len(chunks)} chunks are not those of {size} bytes")
+    if any(chunk.offset + chunk.size > blob.size for chunk in chunks):
+        raise Refused(f"{name}: a chunk lies outside of its blob")
+    files = fields.inner("files")
+    return Manifest(
+        os=fields.text("os", NAME),
+        arch=fields.text("arch", NAME),
+        version=fields.text("version", VERSION),
+        built=fields.number("built"),
+        slot=SlotImage(slot.text("sha256", SHA256), size, blob, chunks),
+        files={file: _blob(files.inner(file)) for file in files.values if NAME.fullmatch(file)},
+    )
+
+
+def version_key(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
+    """Orders versions as Semantic Versioning 2.0.0 does: 1.9.0 < 1.10.0-rc.1 < 1.10.0."""
+    numbers, _, rest = version.partition("-")
+    parts = tuple(
+        (not part.isdigit(), int(part) if part.isdigit() else 0, part)
+        for part in rest.split(".")
+        if rest
+    )
+    return tuple(int(number) for number in numbers.split(".")), not rest, parts
+
+
+def _blob(fields: _Fields) -> Blob:
+    return Blob(fields.text("sha256", SHA256), fields.number("size", 1, 1 << 40))
+
+
+def _json(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise Refused(f"{name}: the signed file is no JSON") from None
+
+
+class _Fields:
+    """The fields of a JSON object, each checked as it is read. Raises Refused."""
+
+    def __init__(self, values: Any, name: str) -> None:
+        if not isinstance(values, dict):
+            raise Refused(f"{name}: wanted a JSON object")
+        self.values: dict[str, Any] = values
+        self.name = name
+
+    def text(self, field: str, pattern: re.Pattern[str]) -> str:
+        value = self.values.get(field)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise self._wrong(field)
+        return value
+
+    def number(self, field: str, least: int = 0, most: int = 1 << 62) -> int:
+        value = self.values.get(field)
+        if type(value) is not int or not least <= value <= most:
+            raise self._wrong(field)
+        return value
+
+    def boolean(self, field: str) -> bool:
+        value = self.values.get(field)
+        if not isinstance(value, bool):
+            raise self._wrong(field)
+        return value
+
+    def inner(self, field: str) -> _Fields:
+        return _Fields(self.values.get(field), f"{self.name}: {field}")
+
+    def several(self, field: str) -> list[_Fields]:
+        value = self.values.get(field)
+        if not isinstance(value, list):
+            raise self._wrong(field)
+        return [_Fields(item, f"{self.name}: {field}") for item in value]
+
+    def _wrong(self, field: str) -> Refused:
+        value = repr(self.values.get(field))
+        return Refused(f"{self.name}: {field} is {value[:80]}, which makes no sense there")

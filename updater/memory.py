@@ -1,0 +1,159 @@
+"""What a node remembers on `data`: trust that only grows, and what happened.
+
+`data` may be lost at any time, and then all of this is: the image's own build time stays as the
+floor of time, the image's own list of revoked keys as that of keys, and grubenv knows of the slots.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from updater.errors import UpdateError
+from updater.node import Node
+
+HISTORY_LINES = 500
+CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
+
+
+@dataclass(frozen=True)
+class Trust:
+    """`newest` signed time that was seen, by channel; `revoked` ids of keys.
+
+    `cached` is the channel file as it came last, with the server's tag of it.
+    """
+
+    newest: dict[str, int] = field(default_factory=dict)
+    revoked: tuple[str, ...] = ()
+    etags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling later. `time` in seconds since 1970, by the node's clock."""
+
+    time: int
+    what: str  # update, confirmed, left, failed, refused
+    version: str
+    slot: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The last release that was installed. `left` says why it was given up, if it was."""
+
+    version: str
+    slot: str
+    confirmed: bool = False
+    left: str = ""
+
+
+class Memory:
+    """The files in `folder`. `clock` is the time in seconds since 1970."""
+
+    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+        self.node = node
+        self.folder = node.data
+        self.clock = clock
+
+    def trust(self) -> Trust:
+        """What is trusted; the least there is where that was lost."""
+        values = self._read("trust.json")
+        try:
+            return Trust(
+                {str(name): int(value) for name, value in values["newest"].items()},
+                tuple(str(key) for key in values["revoked"]),
+                {str(name): str(value) for name, value in values["etags"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return Trust()
+
+    def keep_trust(self, trust: Trust) -> None:
+        """Raises UpdateError where it can't be kept."""
+        if trust != self.trust():
+            self.write("trust.json", json.dumps(asdict(trust)).encode())
+
+    def tried(self) -> Tried | None:
+        """The last release that was installed here, if that is known."""
+        try:
+            return Tried(**self._read("tried.json"))
+        except TypeError:
+            return None
+
+    def keep_tried(self, tried: Tried) -> None:
+        """Raises UpdateError where it can't be kept."""
+        self.write("tried.json", json.dumps(asdict(tried)).encode())
+
+    def now(self, channel: str) -> int:
+        """The time, as far as it can be known without trusting the clock alone.
+
+        Never before what is known to have been. A clock that is far ahead says nothing: else it
+        would end all updates, as everything has expired by then.
+        """
+        floor = max(self.node.system.built, self.trust().newest.get(channel, 0))
+        clock = int(self.clock())
+        return clock if floor <= clock <= floor + CLOCK_SPAN_S else floor
+
+    def note(self, what: str, version: str, slot: str, reason: str = "") -> None:
+        """Add to the history. Where that can't be, the work goes on."""
+        lines = self._lines()[-HISTORY_LINES:]
+        event = Event(int(self.clock()), what, version, slot, reason)
+        lines.append(json.dumps(asdict(event)))
+        try:
+            self.write("history", "".join(f"{line}\n" for line in lines).encode())
+        except UpdateError:
+            return
+
+    def history(self) -> list[Event]:
+        """What happened, the oldest first."""
+        events = []
+        for line in self._lines():
+            try:
+                events.append(Event(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue  # a line that was damaged
+        return events
+
+    def _lines(self) -> list[str]:
+        try:
+            return (self.folder / "history").read_text(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            values = json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def read(self, name: str) -> bytes:
+        """A file; nothing where there is none."""
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError:
+            return b""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file so that it is there whole or as before, whatever happens."""
+        fresh = self.folder / f".{name}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with fresh.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(self.folder / name)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise UpdateError(
+                f"{self.folder / name} can't be written: {error.strerror}; nothing was changed"
+            ) from None

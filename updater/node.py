@@ -1,0 +1,134 @@
+"""What this node is: which slot runs, where its disk and its files are, what it was told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from updater.boot import BootStateFile
+from updater.errors import UpdateError
+from updater.grubenv import SLOTS
+from updater.signature import PublicKey, read_keys
+
+ETC = "etc/belay"
+NODE_FILES = "run/belay/node"
+DATA = "data"
+DATA_FOLDER = "belay"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`settings.json` of the image, overridden by that of the node's own files.
+
+    `url` is the server, `rate` the bytes a second that a download may take (0: all), `window` the
+    hours in which a node may update and reboot by itself, as 22-4 in its local time.
+    """
+
+    url: str = ""
+    channel: str = "stable"
+    rate: int = 0
+    interval_s: int = 3600
+    window: str = ""
+    network: bool = False  # whether a system without network is unhealthy
+    deadline_s: int = 300  # for all health checks together
+
+
+@dataclass(frozen=True)
+class System:
+    """The running release, as `release.json` of its image says. `built` in seconds since 1970."""
+
+    os: str
+    arch: str
+    version: str
+    built: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """`slot` is the running one; `mode` good, trial, once or rescue, as the boot loader says."""
+
+    root: Path
+    system: System
+    settings: Settings
+    slot: str
+    mode: str
+    slots: dict[str, Path]
+    boot: BootStateFile
+    keys: list[PublicKey]
+    revoked: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def other(self) -> str:
+        """The inactive slot."""
+        return "b" if self.slot == "a" else "a"
+
+    @property
+    def data(self) -> Path:
+        """Where the updater keeps what outlives a boot."""
+        return self.root / DATA / DATA_FOLDER
+
+
+def find_node(root: Path = Path("/")) -> Node:
+    """This node. Raises UpdateError where it is none of Belay's."""
+    words = dict(
+        word.split("=", 1) for word in (root / "proc/cmdline").read_text().split() if "=" in word
+    )
+    slot = words.get("belay.slot", "")
+    if slot not in SLOTS:
+        raise UpdateError("this system was not booted from a slot")
+    partitions = _partitions(root, words.get("belay.partuuid", ""))
+    etc = root / ETC
+    revoked = etc / "revoked"
+    return Node(
+        root=root,
+        system=System(**_json(etc / "release.json")),
+        settings=Settings(**_json(etc / "settings.json") | _own_settings(root)),
+        slot=slot,
+        mode=words.get("belay.mode", "good"),
+        slots={name: partitions[f"slot-{name}"] for name in SLOTS},
+        boot=BootStateFile(partitions["esp"]),
+        keys=read_keys(etc / "keys"),
+        revoked=frozenset(revoked.read_text().split() if revoked.exists() else ()),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def _own_settings(root: Path) -> dict[str, Any]:
+    """The node's own, as far as they make sense: a slip there must not end all updates."""
+    try:
+        values = _json(root / NODE_FILES / "settings.json")
+        known = {name: kind for name, kind in Settings.__annotations__.items() if name in values}
+        kinds = {"str": str, "int": int, "bool": bool}
+        return {name: values[name] for name in known if type(values[name]) is kinds[known[name]]}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _partitions(root: Path, partuuid: str) -> dict[str, Path]:
+    """The partitions of the disk that has the running slot, by their names in its table.
+
+    Other disks may have the same names: a copy of this one that was plugged in for repair.
+    """
+    classes = root / "sys/class/block"
+    entries = {path.name: _uevent(path / "uevent") for path in classes.iterdir()}
+    for name, values in entries.items():
+        if values.get("PARTUUID", "").lower() == partuuid.lower() and partuuid:
+            disk = (classes / name).resolve().parent
+            siblings = {path.name for path in disk.iterdir()} & entries.keys()
+            return {
+                entries[sibling]["PARTNAME"]: root / "dev" / sibling
+                for sibling in siblings
+                if "PARTNAME" in entries[sibling]
+            }
+    raise UpdateError(f"no disk has the partition {partuuid} that this system was booted from")
+
+
+def _uevent(path: Path) -> dict[str, str]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return dict(line.split("=", 1) for line in lines if "=" in line)

@@ -1,0 +1,177 @@
+"""Where releases come from: a web server, or a folder such as that of a USB stick.
+
+Both have the same files under the same names. What comes from here is bounded in size and time, and
+not trusted: that is for those who read it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from updater.errors import Refused, Unreachable, UpdateError
+
+TIMEOUT_S = 20  # without a single byte
+SLOWEST = 2 << 10  # bytes a second, over all of a transfer
+GRACE_S = 30  # before that is asked for
+PIECE = 64 << 10
+
+
+class Source(Protocol):
+    """Read access to a server's files, by their path such as `channels/stable`."""
+
+    name: str
+
+    def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
+        """A small file and its ETag; None where it is the one with that `etag` still.
+
+        Raises Unreachable; Refused where it is larger than `most` bytes.
+        """
+
+    def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """Bytes of a file in pieces. Raises Unreachable, and where there are less than `size`."""
+
+
+def open_source(place: str, limit: int = 0, sleep: Callable[[float], None] = time.sleep) -> Source:
+    """The source at a URL or in a folder. `limit` bounds the bytes a second of a server; 0: no."""
+    if place.startswith(("http://", "https://")):
+        return Server(place, limit, sleep)
+    if Path(place).is_dir():
+        return Folder(Path(place))
+    raise UpdateError(f"{place}: wanted a URL like https://example.org/belay, or a folder")
+
+
+class Folder:
+    """Releases in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = str(folder)
+
+    def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
+        """See Source.get."""
+        try:
+            with (self.folder / path).open("rb") as file:
+                data = file.read(most + 1)
+        except OSError as error:
+            raise Unreachable(f"{self.folder / path}: {error.strerror}") from None
+        if len(data) > most:
+            raise _too_large(path, most)
+        return data, ""
+
+    def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """See Source.stream."""
+        try:
+            with (self.folder / path).open("rb") as file:
+                file.seek(offset)
+                while size and (data := file.read(min(size, PIECE))):
+                    size -= len(data)
+                    yield data
+                    # A stick's bytes are read once: they needn't stay in memory.
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise Unreachable(f"{self.folder / path}: {error.strerror}") from None
+        if size:
+            raise Unreachable(f"{self.folder / path} ends {size} bytes too early")
+
+
+class Server:
+    """Releases on a web server. The connection is kept for the next file."""
+
+    def __init__(self, url: str, limit: int, sleep: Callable[[float], None]) -> None:
+        self.name = url.rstrip("/")
+        parts = urlsplit(self.name)
+        self._prefix = parts.path
+        self._limit = limit
+        self._sleep = sleep
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.netloc, timeout=TIMEOUT_S, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(parts.netloc, timeout=TIMEOUT_S)
+
+    def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
+        """See Source.get."""
+        headers = {"If-None-Match": etag} if etag else {}
+        response = self._request(path, headers, (200, 304) if etag else (200,))
+        if response.status == 304:
+            response.read()
+            return None
+        data = b"".join(self._pieces(path, response, most + 1))
+        if len(data) > most:
+            self._connection.close()
+            raise _too_large(path, most)
+        return data, response.headers.get("ETag", "")
+
+    def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
+        """See Source.stream."""
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
+        response = self._request(path, headers, (206,))
+        wanted = f"bytes {offset}-{offset + size - 1}/"
+        if not response.headers.get("Content-Range", "").startswith(wanted):
+            self._connection.close()
+            raise Unreachable(f"{self.name}/{path}: the server gave another range than {wanted}")
+        for data in self._pieces(path, response, size):
+            size -= len(data)
+            yield data
+        if size:
+            self._connection.close()
+            raise Unreachable(f"{self.name}/{path} ends {size} bytes too early")
+        response.read()
+
+    def _request(
+        self, path: str, headers: dict[str, str], wanted: tuple[int, ...]
+    ) -> http.client.HTTPResponse:
+        url = f"{self._prefix}/{path}"
+        try:
+            try:
+                self._connection.request("GET", url, headers=headers)
+                response = self._connection.getresponse()
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                # The server let go of the kept connection, as it may at any time.
+                self._connection.close()
+                self._connection.request("GET", url, headers=headers)
+                response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Unreachable(f"{self.name}/{path}: {error or type(error).__name__}") from None
+        if response.status not in wanted:
+            self._connection.close()
+            hint = "; redirects are not followed" if 300 <= response.status < 400 else ""
+            raise Unreachable(
+                f"{self.name}/{path}: the server answered {response.status} {response.reason}{hint}"
+            )
+        return response
+
+    def _pieces(self, path: str, response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
+        """At most `most` bytes of a body, not faster than the limit, and not endlessly slow."""
+        start, come = time.monotonic(), 0
+        try:
+            while come < most and (data := response.read1(min(PIECE, most - come))):
+                come += len(data)
+                yield data
+                seconds = time.monotonic() - start
+                if self._limit and come / self._limit > seconds:
+                    self._sleep(come / self._limit - seconds)
+                elif seconds > GRACE_S and come < SLOWEST * seconds:
+                    raise Unreachable(f"{self.name}/{path}: {come} bytes in {seconds:.0f} s: slow")
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Unreachable(
+                f"{self.name}/{path}: {error or type(error).__name__} after {come} bytes"
+            ) from None
+        except Unreachable:
+            self._connection.close()
+            raise
+
+
+def _too_large(path: str, most: int) -> Refused:
+    return Refused(f"{path} is larger than the {most} bytes that it may have")

@@ -1,0 +1,270 @@
+"""Brings a release into the inactive slot and makes it the one to try next.
+
+The order is what makes it safe, and it is all in `Updater.install`:
+
+1. The release is verified as a whole before anything changes: who signed it, what it is for.
+2. The inactive slot is marked bad, and the disk has that, before its first byte is overwritten:
+   from then on the boot loader never takes it, however much of it is written.
+3. Chunks that the slot holds already are skipped. So an update that was cut off, by whatever, goes
+   on where it stopped, without any note of how far it came.
+4. All is flushed, then read back from the disk and compared with the signed hash.
+5. Only then the slot becomes the trial slot: one sector, flushed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from updater.disk import Disk
+from updater.errors import Refused, Unreachable, UpdateError
+from updater.formats import (
+    CHANNEL_SIZE_MAX,
+    CHUNK,
+    MANIFEST_SIZE_MAX,
+    SIGNATURE_SIZE_MAX,
+    VERSION,
+    Channel,
+    Chunk,
+    Manifest,
+    open_channel,
+    open_manifest,
+    version_key,
+)
+from updater.grubenv import BAD, GOOD, TRIAL
+from updater.memory import Memory, Tried
+from updater.node import Node
+from updater.signature import PublicKey
+from updater.source import Source
+
+MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
+ATTEMPTS = 5  # without a single new chunk
+PAUSE_S = 2.0  # before the second attempt; doubled each time
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a source has for this node; `news` is empty where it is what runs already."""
+
+    manifest: Manifest
+    news: bool
+
+
+class Updater:
+    """Updates `node` from `source`.
+
+    `progress` is told how many chunks are done, how many there are, and the bytes fetched.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        source: Source,
+        memory: Memory,
+        progress: Callable[[int, int, int], None] = lambda done, all_, fetched: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.node, self.source, self.memory = node, source, memory
+        self._progress, self._sleep = progress, sleep
+
+    @property
+    def keys(self) -> list[PublicKey]:
+        """Those that count: of the running image, and not revoked by any image that was good."""
+        revoked = self.node.revoked | set(self.memory.trust().revoked)
+        return [key for key in self.node.keys if key.id not in revoked]
+
+    # --- what there is ---
+
+    def channel(self) -> Channel:
+        """The channel as it is now. One small request where nothing is new. Raises Refused."""
+        name = self.node.settings.channel
+        trust = self.memory.trust()
+        cached = self.memory.read(f"channel-{name}")
+        etag = trust.etags.get(name, "") if cached else ""
+        answer = self.source.get(f"channels/{name}", CHANNEL_SIZE_MAX, etag)
+        data, etag = answer or (cached, etag)
+        channel = open_channel(data, self.keys, name)
+        if channel.os != self.node.system.os:
+            raise Refused(f"channel {name} is for {channel.os}, and this is {self.node.system.os}")
+        if channel.signed < trust.newest.get(name, 0):
+            raise Refused(f"channel {name} is an old one: a newer was seen before")
+        if channel.expires < self.memory.now(name):
+            raise Refused(f"channel {name} has expired; whoever publishes it has to sign it again")
+        if answer:
+            self.memory.write(f"channel-{name}", data)
+        newest = {**trust.newest, name: channel.signed}
+        self.memory.keep_trust(replace(trust, newest=newest, etags={**trust.etags, name: etag}))
+        return channel
+
+    def offered(self) -> Offer:
+        """The release that the channel points to. Raises Refused where it isn't for this node."""
+        channel = self.channel()
+        running = self.node.system.version
+        newer = version_key(channel.version) > version_key(running)
+        if not newer and not channel.downgrade and channel.version != running:
+            raise Refused(
+                f"the channel has {channel.version}, which is older than {running}; "
+                "only a signed order to downgrade would be followed"
+            )
+        manifest = self.manifest(channel.version, channel.manifest)
+        return Offer(manifest, channel.version != running)
+
+    def manifest(self, version: str, digest: str = "") -> Manifest:
+        """The manifest of a release, which must have that SHA-256 if one is given."""
+        if not VERSION.fullmatch(version):
+            raise Refused(f"{version!r} is no version")
+        folder = f"releases/{version}"
+        data = self._whole(f"{folder}/manifest.json", MANIFEST_SIZE_MAX)
+        signature = self._whole(f"{folder}/manifest.json.minisig", SIGNATURE_SIZE_MAX)
+        name = f"release {version}"
+        if digest and hashlib.sha256(data).hexdigest() != digest:
+            raise Refused(f"{name}: its manifest is not the one that the channel names")
+        manifest = open_manifest(data, signature, self.keys, name)
+        system = self.node.system
+        for what, is_, wanted in (
+            ("version", manifest.version, version),
+            ("os", manifest.os, system.os),
+            ("arch", manifest.arch, system.arch),
+        ):
+            if is_ != wanted:
+                raise Refused(f"{name}: its {what} is {is_}, wanted {wanted}")
+        return manifest
+
+    def _whole(self, path: str, most: int) -> bytes:
+        answer = self.source.get(path, most)
+        assert answer is not None, "without an etag there is always an answer"
+        return answer[0]
+
+    # --- taking it ---
+
+    def install(self, manifest: Manifest) -> None:
+        """Write a release to the inactive slot and make it the trial slot; see above."""
+        node, slot = self.node, self.node.other
+        state = node.boot.read()
+        if state.last_good != node.slot or state.slots[node.slot].state != GOOD:
+            raise UpdateError(
+                f"slot {node.slot} is not confirmed: slot {slot} may be needed yet, and is not "
+                "written; look at: belay status"
+            )
+        with Disk(node.slots[slot], exclusive=True) as disk:
+            if disk.size < manifest.slot.size:
+                raise Refused(
+                    f"release {manifest.version} has {manifest.slot.size} bytes, and slot {slot} "
+                    f"only {disk.size}"
+                )
+            node.boot.write(
+                replace(state.with_slot(slot, BAD), order=(node.slot, slot), next="", why="none")
+            )
+            self._write_chunks(disk, manifest)
+            disk.flush()
+            digest = disk.sha256(manifest.slot.size)
+            if digest != manifest.slot.sha256:
+                raise UpdateError(
+                    f"slot {slot} reads as {digest}, and {manifest.slot.sha256} was written: "
+                    "the disk does not keep what it is given"
+                )
+            self.memory.keep_tried(Tried(manifest.version, slot))
+            state = node.boot.read()
+            node.boot.write(replace(state.with_slot(slot, TRIAL), order=(slot, node.slot)))
+        self.memory.note("update", manifest.version, slot)
+
+    def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:
+        """Bring all chunks that the slot hasn't got, again and again as long as some come."""
+        chunks = manifest.slot.chunks
+        missing = [at for at in range(len(chunks)) if not self._holds(disk, manifest, at)]
+        attempt, fetched = 0, 0
+        while missing:
+            before = len(missing)
+            try:
+                for at, size in self._fetch(disk, manifest, missing):
+                    missing.remove(at)
+                    fetched += size
+                    self._progress(len(chunks) - len(missing), len(chunks), fetched)
+            except Unreachable:
+                missing = [at for at in missing if not self._holds(disk, manifest, at)]
+                attempt = attempt + 1 if len(missing) == before else 1
+                if attempt == ATTEMPTS:
+                    raise
+                self._sleep(PAUSE_S * 2**attempt)
+
+    def _holds(self, disk: Disk, manifest: Manifest, at: int) -> bool:
+        data = disk.read(at * CHUNK, _chunk_size(manifest, at))
+        return hashlib.sha256(data).hexdigest() == manifest.slot.chunks[at].sha256
+
+    def _fetch(
+        self, disk: Disk, manifest: Manifest, missing: list[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Bring missing chunks, in one request for each run of neighbours; yield those written.
+
+        While one is written, the next comes and is unpacked: writing has a thread of its own.
+        """
+        blob = f"blobs/{manifest.slot.blob.sha256}"
+        chunks = manifest.slot.chunks
+
+        def write(at: int, data: bytes, size: int) -> tuple[int, int]:
+            disk.write(at * CHUNK, data)
+            return at, size
+
+        with ThreadPoolExecutor(1) as writer:
+            for run in _runs(missing, chunks):
+                first, last = chunks[run[0]], chunks[run[-1]]
+                size = last.offset + last.size - first.offset
+                pieces = self.source.stream(blob, first.offset, size)
+                written: Future[tuple[int, int]] | None = None
+                sizes = [chunks[at].size for at in run]
+                for at, packed in zip(run, _cut(pieces, sizes), strict=False):
+                    data = _unpacked(packed, _chunk_size(manifest, at))
+                    if hashlib.sha256(data).hexdigest() != chunks[at].sha256:
+                        raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
+                    if written:
+                        yield written.result()
+                    written = writer.submit(write, at, data, len(packed))
+                if written:
+                    yield written.result()
+
+
+def _chunk_size(manifest: Manifest, at: int) -> int:
+    return min(CHUNK, manifest.slot.size - at * CHUNK)
+
+
+def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
+    """Split chunk numbers where the next doesn't begin in the blob where the one before ends."""
+    runs: list[list[int]] = []
+    for at in numbers:
+        before = chunks[runs[-1][-1]] if runs else None
+        if before and before.offset + before.size == chunks[at].offset:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    return runs
+
+
+def _cut(pieces: Iterator[bytes], sizes: list[int]) -> Iterator[bytes]:
+    """Cut a stream into parts of these sizes."""
+    buffer = bytearray()
+    for size in sizes:
+        while len(buffer) < size:
+            piece = next(pieces, b"")
+            if not piece:
+                return
+            buffer += piece
+        yield bytes(buffer[:size])
+        del buffer[:size]
+    for _ in pieces:  # the source notices at its end what was missing
+        pass
+
+
+def _unpacked(packed: bytes, size: int) -> bytes:
+    """The bytes of a chunk, never more than `size`. Raises Refused."""
+    try:
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY_MAX)
+        data = decompressor.decompress(packed, size)
+    except lzma.LZMAError as error:
+        raise Refused(f"a chunk can't be unpacked: {error}") from None
+    if len(data) != size:
+        raise Refused(f"a chunk has {len(data)} bytes, wanted {size}")
+    return data
