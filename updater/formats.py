@@ -74,6 +74,10 @@ class SlotImage:
     blob: Blob
     chunks: tuple[Chunk, ...]
 
+    def chunk_size(self, at: int) -> int:
+        """The bytes of chunk number `at`, unpacked: the last one may be shorter."""
+        return min(CHUNK, self.size - at * CHUNK)
+
 
 @dataclass(frozen=True)
 class Manifest:

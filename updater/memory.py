@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -153,7 +154,8 @@ class Memory:
             os.fsync(descriptor)
             os.close(descriptor)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             raise UpdateError(
                 f"{self.folder / name} can't be written: {error.strerror}; nothing was changed"
             ) from None

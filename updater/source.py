@@ -103,12 +103,13 @@ class Server:
         headers = {"If-None-Match": etag} if etag else {}
         response = self._request(path, headers, (200, 304) if etag else (200,))
         if response.status == 304:
-            response.read()
+            self._end(response)
             return None
         data = b"".join(self._pieces(path, response, most + 1))
         if len(data) > most:
             self._connection.close()
             raise _too_large(path, most)
+        self._end(response)
         return data, response.headers.get("ETag", "")
 
     def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
@@ -125,7 +126,7 @@ class Server:
         if size:
             self._connection.close()
             raise Unreachable(f"{self.name}/{path} ends {size} bytes too early")
-        response.read()
+        self._end(response)
 
     def _request(
         self, path: str, headers: dict[str, str], wanted: tuple[int, ...]
@@ -150,6 +151,12 @@ class Server:
                 f"{self.name}/{path}: the server answered {response.status} {response.reason}{hint}"
             )
         return response
+
+    def _end(self, response: http.client.HTTPResponse) -> None:
+        """Keep the connection for the next request only where nothing of this one is left on it."""
+        response.close()
+        if response.length != 0:
+            self._connection.close()
 
     def _pieces(self, path: str, response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
         """At most `most` bytes of a body, not faster than the limit, and not endlessly slow."""

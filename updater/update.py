@@ -192,7 +192,7 @@ class Updater:
                 self._sleep(PAUSE_S * 2**attempt)
 
     def _holds(self, disk: Disk, manifest: Manifest, at: int) -> bool:
-        data = disk.read(at * CHUNK, _chunk_size(manifest, at))
+        data = disk.read(at * CHUNK, manifest.slot.chunk_size(at))
         return hashlib.sha256(data).hexdigest() == manifest.slot.chunks[at].sha256
 
     def _fetch(
@@ -217,7 +217,7 @@ class Updater:
                 written: Future[tuple[int, int]] | None = None
                 sizes = [chunks[at].size for at in run]
                 for at, packed in zip(run, _cut(pieces, sizes), strict=False):
-                    data = _unpacked(packed, _chunk_size(manifest, at))
+                    data = unpacked(packed, manifest.slot.chunk_size(at))
                     if hashlib.sha256(data).hexdigest() != chunks[at].sha256:
                         raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
                     if written:
@@ -225,10 +225,6 @@ class Updater:
                     written = writer.submit(write, at, data, len(packed))
                 if written:
                     yield written.result()
-
-
-def _chunk_size(manifest: Manifest, at: int) -> int:
-    return min(CHUNK, manifest.slot.size - at * CHUNK)
 
 
 def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
@@ -258,7 +254,7 @@ def _cut(pieces: Iterator[bytes], sizes: list[int]) -> Iterator[bytes]:
         pass
 
 
-def _unpacked(packed: bytes, size: int) -> bytes:
+def unpacked(packed: bytes, size: int) -> bytes:
     """The bytes of a chunk, never more than `size`. Raises Refused."""
     try:
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MEMORY_MAX)

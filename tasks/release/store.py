@@ -1,0 +1,120 @@
+"""A folder as a server has it: `blobs/`, `releases/VERSION/`, `channels/` (updater/formats.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.core.files import folder_for, write_atomically
+from tasks.release.keys import Sign
+from updater.errors import Refused
+from updater.formats import (
+    Blob,
+    Channel,
+    Manifest,
+    open_channel,
+    open_manifest,
+    render,
+    version_key,
+)
+from updater.signature import PublicKey
+
+BLOCK = 1 << 20
+DAY_S = 86400
+
+
+class Store:
+    """Releases in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = folder / "blobs"
+
+    def release(self, version: str) -> Path:
+        """The folder of a release."""
+        return self.folder / "releases" / version
+
+    def versions(self) -> list[str]:
+        """The versions of all releases, the oldest first."""
+        found = (self.folder / "releases").glob("*/manifest.json")
+        return sorted((path.parent.name for path in found), key=version_key)
+
+    def add_blob(self, path: Path) -> Blob:
+        """Copy a file in, under its hash."""
+        digest = hashlib.sha256()
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        fresh = self.blobs / f".partial-{path.name}"
+        try:
+            with path.open("rb") as source, fresh.open("wb") as target:
+                while data := source.read(BLOCK):
+                    digest.update(data)
+                    target.write(data)
+            fresh.rename(self.blobs / digest.hexdigest())
+        finally:
+            fresh.unlink(missing_ok=True)
+        return Blob(digest.hexdigest(), path.stat().st_size)
+
+    def add_release(self, manifest: Manifest, sign: Sign) -> None:
+        """Sign a manifest whose blobs are here; a release that is here never changes."""
+        place = self.release(manifest.version)
+        if place.exists():
+            raise UserError(f"release {manifest.version} exists already, in {place}")
+        data = render(manifest)
+        with folder_for(place) as folder:
+            (folder / "manifest.json").write_bytes(data)
+            comment = f"{manifest.os} {manifest.version}"
+            (folder / "manifest.json.minisig").write_bytes(sign(data, comment))
+
+    def manifest(self, version: str, keys: list[PublicKey]) -> Manifest:
+        """A release's manifest, verified. Raises UserError."""
+        place = self.release(version)
+        if not place.exists():
+            known = ", ".join(self.versions()) or "none"
+            raise UserError(f"there is no release {version} in {self.folder}; there are: {known}")
+        data = (place / "manifest.json").read_bytes()
+        signature = (place / "manifest.json.minisig").read_bytes()
+        try:
+            return open_manifest(data, signature, keys, f"release {version}")
+        except Refused as error:
+            raise UserError(f"{place}: {error}") from None
+
+    def point(self, channel: Channel, sign: Sign) -> None:
+        """Make a channel point to its release, which must be here."""
+        manifest = self.release(channel.version) / "manifest.json"
+        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        data = render(replace(channel, manifest=digest))
+        comment = f"{channel.os} channel {channel.channel}"
+        write_atomically(self.folder / "channels" / channel.channel, data + sign(data, comment))
+
+    def channel(self, name: str, keys: list[PublicKey]) -> Channel:
+        """A channel, verified. Raises UserError."""
+        path = self.folder / "channels" / name
+        if not path.exists():
+            raise UserError(f"there is no channel {name} in {self.folder}")
+        try:
+            return open_channel(path.read_bytes(), keys, name)
+        except Refused as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def slot_image(self, manifest: Manifest, target: Path) -> None:
+        """Put the slot image of a release together again."""
+        from updater.update import unpacked
+
+        with (self.blobs / manifest.slot.blob.sha256).open("rb") as blob, target.open("wb") as out:
+            for at, chunk in enumerate(manifest.slot.chunks):
+                blob.seek(chunk.offset)
+                out.write(unpacked(blob.read(chunk.size), manifest.slot.chunk_size(at)))
+
+
+def copy_blob(source: Path, target: Path) -> None:
+    """Copy a file so that it is there whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".partial-{target.name}")
+    try:
+        shutil.copyfile(source, fresh)
+        fresh.rename(target)
+    finally:
+        fresh.unlink(missing_ok=True)

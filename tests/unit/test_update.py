@@ -1,0 +1,459 @@
+"""The updater, against real releases over real sockets, with files as partitions."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import lzma
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.esp import esp
+from tests.publisher import BUILT, DAY, NOW, SLOT_SIZE, FileNode, Key, Publisher, served, slot_bytes
+from updater import disk as disk_module
+from updater.errors import Refused, Unreachable, UpdateError
+from updater.formats import Blob, Chunk
+from updater.grubenv import BAD, GOOD, TRIAL, SlotState
+from updater.source import open_source
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    monkeypatch.setattr("tasks.release.chunks.CACHE", tmp_path / "cache")
+    return Publisher(tmp_path / "server")
+
+
+@pytest.fixture
+def node(tmp_path: Path, publisher: Publisher) -> FileNode:
+    return FileNode(tmp_path / "node", esp(), [publisher.key.public])
+
+
+def test_an_update_ends_as_the_trial_slot(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    before = node.slots["a"].read_bytes()
+    with served(publisher.store.folder) as (url, _):
+        node.update(url)
+    state = node.boot.read()
+    assert state.order == ("b", "a")
+    assert state.slots == {"a": SlotState(), "b": SlotState(TRIAL, 3)}
+    assert state.last_good == "a"
+    assert node.holds("b", manifest, publisher)
+    assert node.slots["a"].read_bytes() == before, "the running slot is never written"
+    assert [event.what for event in node.memory.history()] == ["update"]
+
+
+def test_a_folder_is_as_good_as_a_server(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    node.update(str(publisher.store.folder))
+    assert node.holds("b", manifest, publisher)
+
+
+def test_nothing_new_is_one_small_request(publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("1.0.0")
+    with served(publisher.store.folder) as (url, requests):
+        node.updater(url).channel()
+        requests.clear()
+        assert node.updater(url).channel().version == "1.0.0"
+    assert requests == ["/channels/stable"]
+
+
+def test_what_the_slot_holds_is_not_fetched_again(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    whole = (publisher.store.folder.parent / "1.1.0.img").read_bytes()
+    with node.slots["b"].open("r+b") as slot:
+        slot.write(whole[: 4 << 20])
+    ranges: list[str] = []
+
+    def note(request: http.server.BaseHTTPRequestHandler) -> bool:
+        ranges.append(request.headers.get("Range", ""))
+        return False
+
+    with served(publisher.store.folder, note) as (url, _):
+        node.update(url)
+    last = manifest.slot.chunks[-1]
+    assert [x for x in ranges if x] == [f"bytes={last.offset}-{last.offset + last.size - 1}"]
+    assert node.holds("b", manifest, publisher)
+
+
+def test_a_lost_connection_goes_on_where_it_stopped(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    blob = (publisher.store.blobs / manifest.slot.blob.sha256).read_bytes()
+    second = manifest.slot.chunks[1]
+    cut = second.offset + second.size // 2
+    starts: list[int] = []
+
+    def cut_off(request: http.server.BaseHTTPRequestHandler) -> bool:
+        if "blobs" not in request.path:
+            return False
+        start, end = request.headers["Range"].removeprefix("bytes=").split("-")
+        starts.append(int(start))
+        if len(starts) > 1:
+            return False
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {start}-{end}/{len(blob)}")
+        request.send_header("Content-Length", str(int(end) + 1))
+        request.end_headers()
+        request.wfile.write(blob[:cut])
+        request.close_connection = True
+        return True
+
+    with served(publisher.store.folder, cut_off) as (url, _):
+        node.update(url)
+    assert starts == [0, second.offset]
+    assert node.holds("b", manifest, publisher)
+
+
+# --- what is refused ---
+
+Trick = Callable[[Publisher, FileNode], None]
+
+
+def other_key(publisher: Publisher, node: FileNode) -> None:
+    publisher.point("1.1.0", Key().sign)
+
+
+def release_by_other_key(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0", Key().sign)
+    publisher.point("1.2.0")
+
+
+def revoked_key(publisher: Publisher, node: FileNode) -> None:
+    node.change(revoked=frozenset([publisher.key.public.id]))
+
+
+def other_channel(publisher: Publisher, node: FileNode) -> None:
+    publisher.point("1.1.0", channel="beta")
+    channels = publisher.store.folder / "channels"
+    (channels / "beta").rename(channels / "stable")
+
+
+def other_os(publisher: Publisher, node: FileNode) -> None:
+    publisher.point("1.1.0", os="harness")
+
+
+def expired(publisher: Publisher, node: FileNode) -> None:
+    publisher.point("1.1.0", expires=NOW - 1)
+
+
+def older(publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("0.9.0")
+
+
+def replayed(publisher: Publisher, node: FileNode) -> None:
+    old = (publisher.store.folder / "channels/stable").read_bytes()
+    publisher.publish("1.1.1", signed=NOW + 10)
+    node.updater(str(publisher.store.folder)).channel()
+    (publisher.store.folder / "channels/stable").write_bytes(old)
+
+
+def release_for_other_machines(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0", arch="aarch64")
+    publisher.point("1.2.0")
+
+
+def release_for_other_os(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0", os="harness")
+    publisher.point("1.2.0")
+
+
+def mixed_releases(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0")
+    for name in ("manifest.json", "manifest.json.minisig"):
+        other = publisher.store.release("1.2.0") / name
+        (publisher.store.release("1.1.0") / name).write_bytes(other.read_bytes())
+
+
+def signature_of_another(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0")
+    other = publisher.store.release("1.2.0") / "manifest.json.minisig"
+    (publisher.store.release("1.1.0") / "manifest.json.minisig").write_bytes(other.read_bytes())
+
+
+def edit_signature(change: Callable[[bytes], bytes]) -> Trick:
+    def trick(publisher: Publisher, node: FileNode) -> None:
+        path = publisher.store.release("1.1.0") / "manifest.json.minisig"
+        path.write_bytes(change(path.read_bytes()))
+
+    return trick
+
+
+def edit_channel(change: Callable[[bytes], bytes]) -> Trick:
+    def trick(publisher: Publisher, node: FileNode) -> None:
+        path = publisher.store.folder / "channels/stable"
+        path.write_bytes(change(path.read_bytes()))
+
+    return trick
+
+
+def signed_nonsense(text: bytes) -> Trick:
+    def trick(publisher: Publisher, node: FileNode) -> None:
+        path = publisher.store.folder / "channels/stable"
+        path.write_bytes(text + publisher.key.sign(text))
+
+    return trick
+
+
+def edit_blob(change: Callable[[bytes], bytes]) -> Trick:
+    def trick(publisher: Publisher, node: FileNode) -> None:
+        manifest = publisher.store.manifest("1.1.0", [publisher.key.public])
+        path = publisher.store.blobs / manifest.slot.blob.sha256
+        path.write_bytes(change(path.read_bytes()))
+
+    return trick
+
+
+def corrupt_at(place: float) -> Trick:
+    def change(data: bytes) -> bytes:
+        at = int(len(data) * place)
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+    return edit_blob(change)
+
+
+def chunk_that_is_a_bomb(publisher: Publisher, node: FileNode) -> None:
+    """A signed chunk that unpacks to more than the manifest says."""
+    data = slot_bytes("1.2.0", 1 << 20)
+    bomb = lzma.compress(bytes(64 << 20), lzma.FORMAT_XZ, lzma.CHECK_NONE)
+    manifest = publisher.release("9.9.9", data=data)
+    name = hashlib.sha256(bomb).hexdigest()
+    (publisher.store.blobs / name).write_bytes(bomb)
+    chunk = Chunk(manifest.slot.chunks[0].sha256, 0, len(bomb))
+    slot = replace(manifest.slot, blob=Blob(name, len(bomb)), chunks=(chunk,))
+    publisher.release("1.2.0", slot=slot)
+    publisher.point("1.2.0")
+
+
+def too_large(publisher: Publisher, node: FileNode) -> None:
+    publisher.release("1.2.0", data=slot_bytes("1.2.0", SLOT_SIZE + 4096))
+    publisher.point("1.2.0")
+
+
+def blob_outside(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.store.manifest("1.1.0", [publisher.key.public])
+    blob = replace(manifest.slot.blob, sha256="../../channels/stable")
+    publisher.release("1.2.0", slot=replace(manifest.slot, blob=blob))
+    publisher.point("1.2.0")
+
+
+def version_outside(publisher: Publisher, node: FileNode) -> None:
+    text = (publisher.store.folder / "channels/stable").read_bytes().split(b"\n")[0]
+    signed_nonsense(text.replace(b'"1.1.0"', b'"/etc/1.1.0"') + b"\n")(publisher, node)
+
+
+REFUSED: dict[str, tuple[Trick, str]] = {
+    "another key": (other_key, "signed by key .*; trusted are:"),
+    "a release by another key": (release_by_other_key, "release 1.2.0 is signed by key"),
+    "a revoked key": (revoked_key, "trusted are: none"),
+    "another channel": (other_channel, "gave channel beta instead"),
+    "another OS": (other_os, "is for harness, and this is belay"),
+    "an expired channel": (expired, "has expired; whoever publishes it"),
+    "an older version": (older, "0.9.0, which is older than 1.0.0; only a signed order"),
+    "a replayed channel": (replayed, "an old one: a newer was seen before"),
+    "another architecture": (release_for_other_machines, "its arch is aarch64, wanted x86_64"),
+    "a release of another OS": (release_for_other_os, "its os is harness, wanted belay"),
+    "mixed releases": (mixed_releases, "not the one that the channel names"),
+    "a signature of another file": (signature_of_another, "not what its signature"),
+    "no signature": (edit_signature(lambda _: b""), "has 0 lines, wanted 4"),
+    "a line too few": (
+        edit_signature(lambda data: b"\n".join(data.split(b"\n")[:3]) + b"\n"),
+        "has 3 lines, wanted 4",
+    ),
+    "a line too many": (edit_signature(lambda data: data + b"more\n"), "has 5 lines, wanted 4"),
+    "a changed comment": (
+        edit_signature(lambda data: data.replace(b"trusted comment: ", b"trusted comment: x", 2)),
+        "not in minisign's format|comment in the signature of release 1.1.0 was changed",
+    ),
+    "a channel without signature": (edit_channel(lambda x: x.split(b"\n")[0] + b"\n"), "0 lines"),
+    "a changed channel": (
+        edit_channel(lambda data: data.replace(b'"downgrade":false', b'"downgrade":true ')),
+        "not what its signature",
+    ),
+    "a channel that is too large": (edit_channel(lambda x: x + bytes(1 << 20)), "is larger than"),
+    "no JSON": (signed_nonsense(b"hello\n"), "is no JSON"),
+    "JSON of another shape": (signed_nonsense(b"[1]\n"), "wanted a JSON object"),
+    "JSON that is deep": (signed_nonsense(b"[" * 9000 + b"\n"), "is no JSON"),
+    "fields of other types": (signed_nonsense(b'{"format": true}\n'), "format is True"),
+    "a later format": (signed_nonsense(b'{"format": 2}\n'), "format is 2"),
+    "a short blob": (edit_blob(lambda data: data[: len(data) // 2]), "too early|another range"),
+    "an empty blob": (edit_blob(lambda _: b""), "too early|another range"),
+    "a blob corrupt at its first byte": (corrupt_at(0), "can't be unpacked"),
+    "a blob corrupt in the middle": (corrupt_at(0.5), "can't be unpacked|corrupt|has .* bytes"),
+    "a blob corrupt near its end": (corrupt_at(0.99), "can't be unpacked|corrupt|has .* bytes"),
+    "a chunk that is a bomb": (chunk_that_is_a_bomb, "corrupt"),
+    "a slot that is too small": (too_large, "has .* bytes, and slot b only"),
+    "a blob's name with dots": (blob_outside, "sha256 is .*, which makes no sense"),
+    "a version with a path": (version_outside, "version is '/etc/1.1.0'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_and_nothing_is_lost(name: str, publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("1.1.0")
+    trick, reason = REFUSED[name]
+    trick(publisher, node)
+    before = node.state()
+    with served(publisher.store.folder) as (url, _), pytest.raises(UpdateError, match=reason):
+        node.update(url)
+    after = node.state()
+    assert after["a"] == before["a"]
+    state = node.boot.read()
+    assert state.order == ("a", "b")
+    assert state.slots["a"] == SlotState(GOOD, 8)
+    assert state.slots["b"].state in (GOOD, BAD), "it is not tried"
+    if name not in ("a slot that is too small",) and "blob" not in name and "bomb" not in name:
+        assert after["boot"] == before["boot"]
+
+    node.change(revoked=frozenset())
+    manifest = publisher.publish("1.3.0", signed=NOW + 100)
+    with served(publisher.store.folder) as (url, _):
+        node.update(url)
+    assert node.holds("b", manifest, publisher)
+    assert node.boot.read().slots["b"] == SlotState(TRIAL, 3)
+
+
+def test_a_downgrade_needs_a_signed_order(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("0.9.0", downgrade=True)
+    node.update(str(publisher.store.folder))
+    assert node.holds("b", manifest, publisher)
+
+
+@pytest.mark.parametrize("clock", [0, NOW + 60 * 365 * DAY], ids=["1970", "2083"])
+def test_a_wrong_clock_neither_stops_updates_nor_lets_old_ones_in(
+    clock: int, publisher: Publisher, node: FileNode
+) -> None:
+    node.clock = clock
+    publisher.publish("1.1.0")
+    publisher.point("1.1.0", expires=BUILT - 1)
+    with pytest.raises(Refused, match="has expired"):
+        node.update(str(publisher.store.folder))
+    publisher.point("1.1.0")
+    node.update(str(publisher.store.folder))
+
+
+def test_memory_of_signed_times_outlives_the_release(publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("1.1.0", signed=NOW + 50)
+    node.updater(str(publisher.store.folder)).channel()
+    node.clock = 0
+    assert node.memory.now("stable") == NOW + 50
+    (node.root / "data/belay/trust.json").write_text("rubbish")
+    assert node.memory.now("stable") == BUILT
+
+
+def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callable[..., bool]:
+    def answer(request: http.server.BaseHTTPRequestHandler) -> bool:
+        request.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
+        request.close_connection = True
+        return True
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (answering(404, {}), "answered 404"),
+        (answering(500, {}), "answered 500"),
+        (answering(302, {"Location": "/channels/stable"}), "302 .*redirects are not followed"),
+        (answering(200, {}, b"<html>Welcome to the hotel</html>"), "0 lines"),
+        (
+            answering(200, {"Content-Length": "999"}, b"short"),
+            "0 lines",
+        ),
+    ],
+    ids=["404", "500", "redirect", "HTML", "short"],
+)
+def test_a_server_that_fails(
+    answer: Callable[..., bool], reason: str, publisher: Publisher, node: FileNode
+) -> None:
+    publisher.publish("1.1.0")
+    before = node.state()
+    with (
+        served(publisher.store.folder, answer) as (url, _),
+        pytest.raises(UpdateError, match=reason),
+    ):
+        node.update(url)
+    assert node.state() == before
+
+
+def test_nobody_listens(node: FileNode) -> None:
+    with pytest.raises(Unreachable, match="refused"):
+        node.update("http://127.0.0.1:1")
+
+
+def test_an_endless_answer_ends(publisher: Publisher, node: FileNode) -> None:
+    def endless(request: http.server.BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        request.end_headers()
+        try:
+            while True:
+                request.wfile.write(bytes(4096))
+        except OSError:
+            return True
+
+    with (
+        served(publisher.store.folder, endless) as (url, _),
+        pytest.raises(Refused, match="larger"),
+    ):
+        node.update(url)
+
+
+def test_a_slow_server_is_given_up(
+    publisher: Publisher, node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("updater.source.GRACE_S", -1)
+    monkeypatch.setattr("updater.source.SLOWEST", 1 << 40)
+    publisher.publish("1.1.0")
+    with served(publisher.store.folder) as (url, _), pytest.raises(Unreachable, match="slow"):
+        node.update(url)
+
+
+def test_a_limit_slows_a_download(publisher: Publisher) -> None:
+    publisher.publish("1.1.0")
+    waits: list[float] = []
+    with served(publisher.store.folder) as (url, _):
+        open_source(url, 100, waits.append).get("channels/stable", 10000)
+    size = (publisher.store.folder / "channels/stable").stat().st_size
+    assert waits and waits[-1] == pytest.approx(size / 100, rel=0.2)
+
+
+def test_a_slot_that_is_not_confirmed_keeps_the_other(publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("1.1.0")
+    node.boot.write(replace(node.boot.read(), last_good="b"))
+    before = node.state() | {"b": node.slots["b"].read_bytes()}
+    with pytest.raises(UpdateError, match="slot a is not confirmed: slot b may be needed"):
+        node.update(str(publisher.store.folder))
+    after = node.state()
+    assert (after["boot"], node.slots["b"].read_bytes()) == (before["boot"], before["b"])
+
+
+def test_a_disk_that_does_not_keep_what_it_is_given(
+    publisher: Publisher, node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish("1.1.0")
+    write = disk_module.Disk.write
+
+    def lossy(self: disk_module.Disk, offset: int, data: bytes, alignment: int = 4096) -> None:
+        if offset != 2 << 20:
+            write(self, offset, data, alignment)
+
+    monkeypatch.setattr(disk_module.Disk, "write", lossy)
+    with pytest.raises(UpdateError, match="the disk does not keep what it is given"):
+        node.update(str(publisher.store.folder))
+    assert node.boot.read().slots["b"].state == BAD
+    monkeypatch.undo()
+
+
+def test_no_room_on_data(publisher: Publisher, node: FileNode) -> None:
+    publisher.publish("1.1.0")
+    (node.root / "data").symlink_to("/dev/full")
+    before = node.state()
+    with pytest.raises(UpdateError, match=r"can't be written: .*; nothing was changed"):
+        node.update(str(publisher.store.folder))
+    assert node.state() == before
