@@ -52,6 +52,7 @@ class Tried:
     slot: str
     confirmed: bool = False
     left: str = ""
+    reached: bool = False  # whether it came from the server, and not from a stick
 
 
 class Memory:
@@ -139,6 +140,11 @@ class Memory:
             return (self.folder / name).read_bytes()
         except OSError:
             return b""
+
+    def forget(self, name: str) -> None:
+        """Remove a file."""
+        with suppress(OSError):
+            (self.folder / name).unlink()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that it is there whole or as before, whatever happens."""

@@ -27,6 +27,7 @@ class Source(Protocol):
     """Read access to a server's files, by their path such as `channels/stable`."""
 
     name: str
+    remote: bool
 
     def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
         """A small file and its ETag; None where it is the one with that `etag` still.
@@ -49,6 +50,8 @@ def open_source(place: str, limit: int = 0, sleep: Callable[[float], None] = tim
 
 class Folder:
     """Releases in a folder."""
+
+    remote = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,6 +86,8 @@ class Folder:
 
 class Server:
     """Releases on a web server. The connection is kept for the next file."""
+
+    remote = True
 
     def __init__(self, url: str, limit: int, sleep: Callable[[float], None]) -> None:
         self.name = url.rstrip("/")

@@ -167,7 +167,7 @@ class Updater:
                     f"slot {slot} reads as {digest}, and {manifest.slot.sha256} was written: "
                     "the disk does not keep what it is given"
                 )
-            self.memory.keep_tried(Tried(manifest.version, slot))
+            self.memory.keep_tried(Tried(manifest.version, slot, reached=self.source.remote))
             state = node.boot.read()
             node.boot.write(replace(state.with_slot(slot, TRIAL), order=(slot, node.slot)))
         self.memory.note("update", manifest.version, slot)

@@ -1,0 +1,176 @@
+"""What becomes of a boot: confirmed, left, or only reported; and why a slot was left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.esp import GRUBENV_AT, esp
+from tests.publisher import NOW, FileNode
+from updater import gate
+from updater.errors import UpdateError
+from updater.grubenv import BAD, FIRST_SECTOR, GOOD, TRIAL, BootState, SlotState
+from updater.memory import Tried
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FileNode:
+    """It runs 1.0.0 in slot a, on trial."""
+    node = FileNode(tmp_path / "node", esp(), [])
+    node.change(mode=TRIAL)
+    node.boot.write(BootState(last_good="b").with_slot("a", TRIAL))
+    (node.root / "etc/belay/health.d").mkdir(parents=True)
+    return node
+
+
+def check(node: FileNode, name: str, script: str) -> None:
+    path = node.root / "etc/belay/health.d" / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def run(node: FileNode) -> tuple[bool, list[str], list[str]]:
+    said: list[str] = []
+    reboots: list[str] = []
+    well = gate.gate(node.node, node.memory, said.append, lambda: reboots.append("reboot"))
+    return well, said, reboots
+
+
+def test_a_healthy_trial_is_kept(node: FileNode) -> None:
+    check(node, "10-fine", "exit 0")
+    check(node, "20-skipped", "echo no need; exit 77")
+    well, said, reboots = run(node)
+    assert well and not reboots
+    assert node.boot.read() == BootState(last_good="a")
+    assert "check 20-skipped skipped: no need" in said
+    assert [event.what for event in node.memory.history()] == ["confirmed"]
+
+
+def test_a_failed_check_ends_a_trial_at_once(node: FileNode) -> None:
+    check(node, "10-fine", "echo ran >>$0.log")
+    check(node, "20-broken", "echo the disk is on fire; exit 3")
+    check(node, "30-never", "echo ran >>$0.log")
+    well, _, reboots = run(node)
+    assert not well and reboots == ["reboot"]
+    state = node.boot.read()
+    assert state.slots["a"] == SlotState(BAD, 0)
+    assert (state.order, state.why, state.last_good) == (("b", "a"), "gate", "b")
+    tried = node.memory.tried()
+    assert tried and tried.left == "check 20-broken failed: the disk is on fire"
+    assert not (node.root / "etc/belay/health.d/30-never.log").exists()
+
+
+def test_a_check_that_hangs_fails(node: FileNode) -> None:
+    from updater.node import Settings
+
+    node.change(settings=Settings(deadline_s=0))
+    check(node, "10-hangs", "echo began; sleep 600")
+    well, _, reboots = run(node)
+    assert not well and reboots
+    tried = node.memory.tried()
+    assert tried and "began\nit was not done within 1 s" in tried.left
+
+
+def test_a_failed_check_leaves_a_good_slot_alone(node: FileNode) -> None:
+    node.change(mode=GOOD)
+    node.boot.write(BootState(slots={"a": SlotState(GOOD, 5), "b": SlotState(GOOD, 8)}))
+    check(node, "10-broken", "echo no cable; exit 1")
+    well, _, reboots = run(node)
+    assert not well and not reboots
+    assert node.boot.read() == BootState(), "its tries are for boots that never come this far"
+    assert node.memory.history()[-1].reason == "check 10-broken failed: no cable"
+
+
+@pytest.mark.parametrize("mode", ["once", "rescue"])
+def test_other_boots_change_nothing(mode: str, node: FileNode) -> None:
+    node.change(mode=mode)
+    check(node, "10-broken", "exit 1")
+    before = (node.root / "esp").read_bytes()
+    well, _, reboots = run(node)
+    assert well and not reboots
+    assert (node.root / "esp").read_bytes() == before
+
+
+def test_only_one_sector_is_written(node: FileNode) -> None:
+    before = (node.root / "esp").read_bytes()
+    run(node)
+    after = (node.root / "esp").read_bytes()
+    assert after[:GRUBENV_AT] == before[:GRUBENV_AT]
+    assert after[GRUBENV_AT + FIRST_SECTOR :] == before[GRUBENV_AT + FIRST_SECTOR :]
+    assert after != before
+
+
+def back_on_the_old_slot(node: FileNode) -> None:
+    """The release in b used up its tries; a runs again."""
+    node.change(mode=GOOD)
+    node.boot.write(BootState().with_slot("b", BAD))
+    node.memory.keep_tried(Tried("1.1.0", "b"))
+
+
+def test_a_panic_is_told(node: FileNode) -> None:
+    back_on_the_old_slot(node)
+    pstore = node.root / "sys/fs/pstore"
+    pstore.mkdir(parents=True)
+    (pstore / "dmesg-efi-2").write_text("Panic#1 Part2\n<6> usb: a stick\n")
+    (pstore / "dmesg-efi-1").write_text(
+        "Panic#1 Part1\n<4> Call Trace:\n<0> Kernel panic - not syncing: no root\n<0> end\n"
+    )
+    run(node)
+    tried = node.memory.tried()
+    assert tried and "the kernel panicked" in tried.left
+    assert "usb: a stick\n<4> Call Trace:\n<0> Kernel panic - not syncing: no root" in tried.left
+    assert not list(pstore.iterdir()), "there is room for the next"
+    assert node.memory.history()[0].what == "left"
+
+
+def test_a_hang_is_told_once(node: FileNode) -> None:
+    back_on_the_old_slot(node)
+    run(node)
+    run(node)
+    lefts = [event for event in node.memory.history() if event.what == "left"]
+    assert [event.reason for event in lefts] == [
+        "it hung or lost power in all of its 3 tries, and left no trace"
+    ]
+
+
+def test_rollback_takes_the_other_slot(node: FileNode) -> None:
+    node.change(mode=GOOD)
+    node.boot.write(BootState())
+    gate.roll_back(node.node, node.memory, lambda _: None)
+    state = node.boot.read()
+    assert (state.order, state.last_good) == (("b", "a"), "b")
+    assert state.slots["a"].state == BAD
+    tried = node.memory.tried()
+    assert tried and tried.left == "by belay rollback"
+
+
+def test_rollback_needs_a_good_slot(node: FileNode) -> None:
+    node.boot.write(BootState().with_slot("b", BAD))
+    with pytest.raises(UpdateError, match="slot b is bad: there is nothing to go back to"):
+        gate.roll_back(node.node, node.memory, lambda _: None)
+
+
+def test_keys_that_a_kept_image_revokes_stay_revoked(node: FileNode) -> None:
+    node.change(revoked=frozenset(["AB"]))
+    run(node)
+    assert node.memory.trust().revoked == ("AB",)
+
+
+def test_without_data_the_slot_is_kept_nevertheless(node: FileNode) -> None:
+    (node.root / "data").symlink_to("/dev/full")
+    well, _, _ = run(node)
+    assert well
+    assert node.boot.read().slots["a"] == SlotState(GOOD, 8)
+
+
+def test_damaged_memory_is_like_none(node: FileNode) -> None:
+    folder = node.root / "data/belay"
+    folder.mkdir(parents=True)
+    for name in ("trust.json", "tried.json", "history"):
+        for rubbish in ("", "[1]", "{}", "{", '{"newest": 7}', "\0" * 100):
+            (folder / name).write_text(rubbish)
+            assert node.memory.trust().newest == {}
+            assert node.memory.tried() is None
+            assert node.memory.history() == []
+    assert node.memory.now("stable") == NOW

@@ -1,0 +1,281 @@
+"""`belay`: what runs on this node, what there is to update, and what became of it."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from updater import gate
+from updater.errors import Unreachable, UpdateError
+from updater.formats import Manifest, version_key
+from updater.grubenv import TRIAL
+from updater.memory import Memory
+from updater.node import Node, find_node
+from updater.source import open_source
+from updater.update import Updater
+
+LOCK = "run/belay/lock"
+UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    options = _parser().parse_args(words)
+    try:
+        node = find_node(Path(options.root))
+        memory = Memory(node)
+        result: dict[str, Any] = options.run(node, memory, options) or {}
+    except UpdateError as error:
+        if options.json:
+            print(json.dumps({"error": str(error)}))
+        else:
+            print(f"belay: {error}", file=sys.stderr)
+        return UNREACHABLE if isinstance(error, Unreachable) else 1
+    if options.json:
+        print(json.dumps(result))
+    return int(result.get("code", 0))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="belay", description=__doc__)
+    parser.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, about: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=about, description=about)
+        one.add_argument("--json", action="store_true", help="answer in JSON")
+        one.set_defaults(run=run)
+        return one
+
+    command("status", status, "show what runs, the state of both slots, and why one was left")
+    check_ = command("check", check, "ask whether there is a newer release")
+    update_ = command("update", update, "bring a release into the other slot, to be tried next")
+    for one in (check_, update_):
+        one.add_argument(
+            "--from", dest="place", default="", help="a URL or a folder to take it from"
+        )
+    update_.add_argument("--to", default="", metavar="VERSION", help="this release")
+    update_.add_argument("--reinstall", action="store_true", help="the running release once more")
+    update_.add_argument("--reboot", action="store_true", help="reboot into it at once")
+    update_.add_argument("--again", action="store_true", help="even if it was left before")
+    command("confirm", confirm, "declare the running slot good")
+    command("rollback", rollback, "go back to the other slot at the next boot")
+    command("history", history, "show what happened, the newest last")
+    command("gate", run_gate, "look at the health of this boot and act on it (a service does it)")
+    pull_ = command("pull", pull, "update if it is time for it, and reboot (a service does it)")
+    pull_.set_defaults(place="", to="", reinstall=False, again=False, reboot=True)
+    return parser
+
+
+# --- commands ---
+
+
+def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    state = node.boot.read()
+    tried = memory.tried()
+    left = tried.left if tried else ""
+    if not left and state.why != "none":
+        left = f"its reason was lost; the boot loader knows: {state.why}"
+    result = {
+        "system": asdict(node.system),
+        "slot": node.slot,
+        "mode": node.mode,
+        "order": state.order,
+        "last_good": state.last_good,
+        "slots": {name: asdict(slot) for name, slot in state.slots.items()},
+        "channel": node.settings.channel,
+        "url": node.settings.url,
+        "tried": asdict(tried) if tried else None,
+        "left": left,
+    }
+    if not options.json:
+        system = node.system
+        print(
+            f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({node.mode})"
+        )
+        for name, slot in state.slots.items():
+            print(f"slot {name}: {slot.state}, {slot.tries} tries left")
+        print(f"channel {node.settings.channel} of {node.settings.url or 'no server'}")
+        if tried and left:
+            print(f"release {tried.version} was left: {left}")
+        elif tried and state.slots[node.other].state == TRIAL and tried.slot == node.other:
+            print(f"release {tried.version} is installed in slot {tried.slot}: reboot to try it")
+    return result
+
+
+def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    channel = _updater(node, memory, options).channel()
+    news = channel.version != node.system.version
+    if not options.json:
+        print(f"release {channel.version} is {'there' if news else 'running already'}")
+    return {"version": channel.version, "news": news}
+
+
+def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    with _alone(node):
+        updater = _updater(node, memory, options)
+        manifest = _wanted(updater, options)
+        if manifest is None:
+            _say(options, f"release {node.system.version} is running already")
+            return {"version": node.system.version, "installed": False}
+        tried = memory.tried()
+        if tried and tried.version == manifest.version and not options.to and not options.reinstall:
+            if tried.left and not options.again:
+                _say(options, f"release {tried.version} was left before, and is not tried again")
+                return {"version": tried.version, "installed": False}
+            if node.boot.read().slots[node.other].state == TRIAL and tried.slot == node.other:
+                _say(options, f"release {tried.version} is installed already: reboot to try it")
+                return {"version": tried.version, "installed": True}
+        updater.install(manifest)
+    _say(options, f"release {manifest.version} is in slot {node.other}: reboot to try it")
+    if options.reboot:
+        _reboot()
+    return {"version": manifest.version, "installed": True}
+
+
+def _wanted(updater: Updater, options: argparse.Namespace) -> Manifest | None:
+    """The release that is to be installed; None where it runs already."""
+    running = updater.node.system.version
+    if options.reinstall:
+        return updater.manifest(running)
+    if not options.to:
+        offer = updater.offered()
+        return offer.manifest if offer.news else None
+    if version_key(options.to) < version_key(running):
+        raise UpdateError(
+            f"{options.to} is older than {running}: only a signed order of the channel goes back; "
+            "belay rollback takes the other slot"
+        )
+    return updater.manifest(options.to) if options.to != running else None
+
+
+def confirm(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    with _alone(node):
+        gate.confirm(node, memory, lambda text: _say(options, text))
+    return {"slot": node.slot}
+
+
+def rollback(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    with _alone(node):
+        gate.roll_back(node, memory, lambda text: _say(options, text))
+    return {"slot": node.other}
+
+
+def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    events = memory.history()
+    if not options.json:
+        for event in events:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+            reason = f": {event.reason}" if event.reason else ""
+            print(f"{when}  {event.what:9}  {event.version} in slot {event.slot}{reason}")
+    return {"events": [asdict(event) for event in events]}
+
+
+def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    with _alone(node):
+        well = gate.gate(node, memory, _say_on_console, _reboot)
+    return {"well": well, "code": 0 if well else 1}
+
+
+def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    if not _in_window(node.settings.window, time.localtime().tm_hour):
+        return {"version": node.system.version, "installed": False}
+    try:
+        return update(node, memory, options)
+    except UpdateError as error:
+        events = memory.history()
+        if not events or events[-1].reason != str(error):  # once, not every hour
+            memory.note("failed", node.system.version, node.other, str(error))
+        raise
+
+
+# --- what they share ---
+
+
+def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater:
+    place = options.place or node.settings.url
+    if not place:
+        raise UpdateError("no server is set; set url in [update] of image.toml, or give --from")
+    return Updater(node, open_source(place, node.settings.rate), memory, _progress(options))
+
+
+def _progress(options: argparse.Namespace) -> Any:
+    """Shows how far a download is, once a second, where somebody looks at it."""
+    start, shown = time.monotonic(), 0.0
+
+    def show(done: int, total: int, fetched: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if options.json or not sys.stdout.isatty() or (now - shown < 1 and done < total):
+            return
+        shown = now
+        rate = fetched / max(now - start, 0.1)
+        left = (now - start) / max(done, 1) * (total - done)
+        end = "\n" if done == total else ""
+        print(f"\r{done * 100 // total:3} %  {rate / 1e6:5.1f} MB/s  {left:4.0f} s left ", end=end)
+        sys.stdout.flush()
+
+    return show
+
+
+def _in_window(window: str, hour: int) -> bool:
+    """Whether `hour` is in a window such as 22-4; no window means always."""
+    first, _, last = window.partition("-")
+    if not (first.isdigit() and last.isdigit()):
+        return True
+    begin, end = int(first), int(last)
+    return begin <= hour < end if begin <= end else hour >= begin or hour < end
+
+
+@contextmanager
+def _alone(node: Node) -> Iterator[None]:
+    """Let one process at a time change slots and boot state. Raises UpdateError for the second."""
+    place = node.root / LOCK
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UpdateError("belay is at work already, in another process") from None
+        yield
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    if not options.json:
+        print(text, flush=True)
+
+
+def _say_on_console(text: str) -> None:
+    """To the kernel's log, so to the console too; where that can't be, to our own output."""
+    print(text, flush=True)
+    try:
+        with Path("/dev/kmsg").open("w") as log:
+            for line in text.splitlines():
+                print(f"<4>belay: {line}", file=log, flush=True)
+    except OSError:
+        return
+
+
+def _reboot() -> None:
+    subprocess.run(["reboot"], check=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""What happens to the running slot: it is confirmed, or left, and why a slot was left before.
+
+Every change of the boot state on a running node is here or in `Updater.install`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from updater.errors import UpdateError
+from updater.grubenv import BAD, GOOD, TRIAL
+from updater.health import run_checks
+from updater.memory import Memory, Tried
+from updater.node import Node
+
+PSTORE = "sys/fs/pstore"
+PANIC_LINES = 12
+CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
+Say = Callable[[str], None]
+
+
+def gate(node: Node, memory: Memory, say: Say, reboot: Callable[[], None]) -> bool:
+    """Look at the health of this boot and act on it; whether the slot may stay.
+
+    On a trial slot a check that fails is no accident: the slot is left at once. A good slot stays
+    whatever a check says, and keeps all its tries: they are for boots that never come this far. A
+    cut line or a full disk must not bring an old release back.
+    """
+    look_back(node, memory, say)
+    if node.mode not in (GOOD, TRIAL):
+        say(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
+        _mark_confirmed(node)
+        return True
+    for result in run_checks(node):
+        say(str(result))
+        if result.failed:
+            if node.mode == TRIAL:
+                leave(node, memory, str(result), say)
+                reboot()
+                return False
+            memory.note("unhealthy", node.system.version, node.slot, str(result))
+            confirm(node, memory, say)
+            return False
+    confirm(node, memory, say)
+    return True
+
+
+def confirm(node: Node, memory: Memory, say: Say) -> None:
+    """The running slot is good and has all its tries; the keys that its image revokes are gone."""
+    before = node.boot.read()
+    state = before.with_slot(node.slot, GOOD)
+    node.boot.write(replace(state, last_good=node.slot, rescues=0))
+    say(f"slot {node.slot} is good: {node.system.os} {node.system.version}")
+    _mark_confirmed(node)
+    if before.slots[node.slot].state != TRIAL:
+        return
+    memory.note("confirmed", node.system.version, node.slot)
+    try:
+        trust = memory.trust()
+        revoked = tuple(sorted({*trust.revoked, *node.revoked}))
+        memory.keep_trust(replace(trust, revoked=revoked))
+        tried = memory.tried()
+        if tried and tried.slot == node.slot:
+            memory.keep_tried(replace(tried, confirmed=True))
+    except UpdateError as error:
+        say(str(error))  # the slot is good nevertheless
+
+
+def leave(node: Node, memory: Memory, reason: str, say: Say) -> None:
+    """Give the running trial slot up; the next boot takes the other one.
+
+    The reason is kept first: once the boot state has changed, power may go at any time.
+    """
+    say(f"slot {node.slot} is left: {reason}")
+    _note_left(node, memory, node.system.version, node.slot, reason)
+    state = node.boot.read().with_slot(node.slot, BAD)
+    node.boot.write(replace(state, order=(node.other, node.slot), why="gate"))
+
+
+def roll_back(node: Node, memory: Memory, say: Say) -> None:
+    """Go back to the other slot at the next boot, by the wish of a person. Raises UpdateError."""
+    state = node.boot.read()
+    other = state.slots[node.other]
+    if other.state != GOOD:
+        raise UpdateError(f"slot {node.other} is {other.state}: there is nothing to go back to")
+    _note_left(node, memory, node.system.version, node.slot, "by belay rollback")
+    order = (node.other, node.slot)
+    node.boot.write(replace(state.with_slot(node.slot, BAD), order=order, last_good=node.other))
+    say(f"slot {node.other} is booted next")
+
+
+def look_back(node: Node, memory: Memory, say: Say) -> None:
+    """Find out whether the boot before ended badly, and keep what it left behind."""
+    panic = _panic(node)
+    if panic:
+        try:
+            memory.write("panic", panic.encode())
+        except UpdateError as error:
+            say(str(error))
+    tried = memory.tried()
+    state = node.boot.read()
+    left = (
+        tried
+        and not tried.left
+        and tried.slot != node.slot
+        and state.slots[tried.slot].state == BAD
+        and node.mode != "once"
+    )
+    if not left or tried is None:
+        return
+    trace = panic or memory.read("panic").decode(errors="replace")
+    reason = f"the kernel panicked:\n{trace}" if trace else _without_trace(tried)
+    say(f"release {tried.version} in slot {tried.slot} was left: {reason}")
+    _note_left(node, memory, tried.version, tried.slot, reason)
+    memory.forget("panic")
+
+
+def _without_trace(tried: Tried) -> str:
+    tries = "its tries" if tried.confirmed else "its 3 tries"
+    return f"it hung or lost power in all of {tries}, and left no trace"
+
+
+def _note_left(node: Node, memory: Memory, version: str, slot: str, reason: str) -> None:
+    memory.note("left", version, slot, reason)
+    try:
+        memory.keep_tried(Tried(version, slot, left=reason))
+    except UpdateError:
+        return  # grubenv knows it too, if less of it
+
+
+def _panic(node: Node) -> str:
+    """The end of what the kernel said before it panicked, if it left that anywhere."""
+    folder = node.root / PSTORE
+    parts = sorted(folder.glob("dmesg-*"), key=_part)
+    text = "".join(_without_head(path) for path in reversed(parts))
+    for path in parts:
+        path.unlink(missing_ok=True)  # its room is small, and the next panic needs it
+    lines = text.splitlines()
+    starts = [at for at, line in enumerate(lines) if "Kernel panic" in line]
+    first = max(0, starts[-1] - PANIC_LINES // 2) if starts else max(0, len(lines) - PANIC_LINES)
+    return "\n".join(lines[first : first + PANIC_LINES])
+
+
+def _part(path: Path) -> int:
+    """The number of a part: its first line is such as `Panic#1 Part3`; part 1 is the last."""
+    head = path.read_text(errors="replace").split("\n", 1)[0]
+    digits = head.rpartition("Part")[2].strip()
+    return int(digits) if digits.isdigit() else 0
+
+
+def _without_head(path: Path) -> str:
+    return path.read_text(errors="replace").partition("\n")[2]
+
+
+def _mark_confirmed(node: Node) -> None:
+    path = node.root / CONFIRMED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()

@@ -1,0 +1,64 @@
+"""Runs the health checks: programs in `/etc/belay/health.d`, in the order of their names.
+
+Each says by its exit code whether the system is well: 0 yes, 77 can't be told here (the last line
+says why), anything else no.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from updater.node import ETC, Node
+
+SKIPPED = 77
+LINES = 8  # of the output are kept
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of the check `name`: `failed` says so, `output` are its last lines."""
+
+    name: str
+    failed: bool
+    skipped: bool
+    output: str
+
+    def __str__(self) -> str:
+        state = "failed" if self.failed else "skipped" if self.skipped else "passed"
+        return f"check {self.name} {state}" + (f": {self.output}" if self.output else "")
+
+
+def run_checks(node: Node) -> Iterator[Result]:
+    """Run the checks until one fails or the deadline for all of them has passed."""
+    deadline = time.monotonic() + node.settings.deadline_s
+    for path in sorted((node.root / ETC / "health.d").iterdir()):
+        if os.access(path, os.X_OK):
+            result = _run(path, node, max(1.0, deadline - time.monotonic()))
+            yield result
+            if result.failed:
+                return
+
+
+def _run(path: Path, node: Node, seconds: float) -> Result:
+    env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": "1" * node.settings.network}
+    # A session of its own, so that all that it started ends with it.
+    process = subprocess.Popen(
+        [path], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        code, late = process.returncode, ""
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        code, late = 1, f"it was not done within {seconds:.0f} s"
+    lines = output.decode(errors="replace").split("\n")
+    text = "\n".join([line for line in [*lines, late] if line.strip()][-LINES:])
+    return Result(path.name, code not in (0, SKIPPED), code == SKIPPED, text)
