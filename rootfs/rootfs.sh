@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/overlay  in/services
-#   $OS_NAME $OS_VERSION $NODE_LABEL
+#   in/chroot.tar  in/overlay  in/services  in/updater  in/release.json  in/settings.json
+#   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
 
@@ -21,7 +21,23 @@ cp -R in/overlay/. "$root/"
 	if [ -x "in/overlay/$path" ]; then chmod 755 "$root/$path"; else chmod 644 "$root/$path"; fi
 done
 
+# The updater, compiled: the node's root can't be written, so Python would do it at each start. With
+# hashes that are never looked at, the bytes don't depend on any time.
+mkdir -p "$root/usr/lib/belay/updater" "$root/data"
+cp in/updater/*.py "$root/usr/lib/belay/updater/"
+chmod 644 "$root"/usr/lib/belay/updater/*
+chroot "$root" /usr/bin/python3 -I -S -c 'import sys
+sys.path.insert(0, "/usr/lib/belay")
+from updater import __main__
+print(*[m.__file__ for m in list(sys.modules.values()) if str(getattr(m, "__file__", "")).endswith(".py")])
+' | tr ' ' '\n' >"$root/tmp/sources"
+chroot "$root" /usr/bin/python3 -I -m compileall -q --invalidation-mode unchecked-hash -i /tmp/sources
+rm "$root/tmp/sources"
+
 mkdir -p "$root/etc/belay"
+cp in/release.json in/settings.json "$root/etc/belay/"
+chmod 644 "$root"/etc/belay/*.json
+echo "$STICK_LABEL" >"$root/etc/belay/stick-label"
 echo "$NODE_LABEL" >"$root/etc/belay/node-label"
 echo "$OS_NAME $OS_VERSION" >"$root/etc/belay/release"
 echo "$OS_NAME" >"$root/etc/hostname"

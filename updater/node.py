@@ -22,8 +22,10 @@ DATA_FOLDER = "belay"
 class Settings:
     """`settings.json` of the image, overridden by that of the node's own files.
 
-    `url` is the server, `rate` the bytes a second that a download may take (0: all), `window` the
-    hours in which a node may update and reboot by itself, as 22-4 in its local time.
+    `url` is the server; `rate` the bytes a second that a download may take (0: all); `window` the
+    hours in which a node may update and reboot by itself, as 22-4 in its local time; `stick` the
+    label of sticks with releases. `deadline_s` is for all health checks together, `boot_s` for a
+    boot to be confirmed, else the watchdog ends it.
     """
 
     url: str = ""
@@ -32,7 +34,9 @@ class Settings:
     interval_s: int = 3600
     window: str = ""
     network: bool = False  # whether a system without network is unhealthy
-    deadline_s: int = 300  # for all health checks together
+    deadline_s: int = 300
+    boot_s: int = 600
+    stick: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import tomli
 
 from tasks.core.errors import UserError
 from tasks.core.paths import CONFIG_FILE
+from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 
@@ -43,7 +44,8 @@ class Os:
     """What is built."""
 
     name: str = _text("belay", r"[a-z0-9][a-z0-9-]{0,31}", "lower-case letters, digits, dashes")
-    version: str = _text("0.1.0", r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?", "a version like 1.2.3")
+    version: str = _text("0.1.0", VERSION.pattern, "a version like 1.2.3")
+    built: int = _whole(0, 0, 1 << 40)  # seconds since 1970; of the commit, in a release
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,23 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Update:
+    """How nodes update themselves: what `updater.node.Settings` says of each."""
+
+    url: str = _text(
+        "", r"(https?://\S+[^/\s])?", "an http(s) URL without / at its end, or nothing"
+    )
+    channel: str = _text("stable", NAME.pattern, "small letters, digits, . _ -")
+    rate: int = _whole(0, 0, 1 << 40)
+    interval_s: int = _whole(3600, 10, 366 * 86400)
+    window: str = _text("", r"(\d{1,2}-\d{1,2})?", "hours like 22-4, or nothing")
+    network: bool = False
+    deadline_s: int = _whole(300, 10, 86400)
+    boot_s: int = _whole(600, 60, 86400)
+    stick: str = _text("BELAYUPDATE", r"[A-Z0-9_-]{0,11}", "up to 11 capital letters or digits")
+
+
+@dataclass(frozen=True)
 class Build:
     """How it is built, which changes nothing in what is built."""
 
@@ -123,6 +142,7 @@ class Config:
     modloop: Modloop = Modloop()
     login: Login = Login()
     node: Node = Node()
+    update: Update = Update()
     build: Build = Build()
 
 
@@ -191,6 +211,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _from_text(text: str, wanted: Any) -> object:
     """The value of an environment variable as TOML would have given it."""
+    if wanted is bool and text in ("true", "false"):
+        return text == "true"
     if wanted is int and re.fullmatch(r"-?\d+", text):
         return int(text)
     return text.split() if typing.get_origin(wanted) is tuple else text
@@ -207,6 +229,10 @@ def _checked(value: object, section: str, key: str, where: str) -> Any:
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
             raise refuse(" or ".join(f'"{choice}"' for choice in typing.get_args(kind)))
+        return value
+    if kind is bool:
+        if type(value) is not bool:
+            raise refuse("true or false")
         return value
     if kind is int:
         if type(value) is not int or not rule["least"] <= value <= rule["most"]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KEY_NAME = "belay-sample.rsa.pub"
 KEY_FILE = Path(__file__).with_name("sample.rsa")
-LAYOUT = 2  # goes up when mirrors made before are to be made anew
+LAYOUT = 3  # goes up when mirrors made before are to be made anew
 
 
 def sample_mirror(release: str) -> Path:
@@ -44,13 +44,17 @@ def sample_mirror(release: str) -> Path:
 
 def _make(mirror: Path, wheel: Wheel, branch: str, scratch: Path) -> None:
     from tasks.sample.packages import rebuild
+    from tasks.sample.python import python
     from tasks.sample.standins import debian_tools, static_apk
     from tasks.sample.wheel import System, download
 
     tools = scratch / "tools"
     tools.mkdir()
+    library = scratch / "library"
+    library.mkdir()
     system = System(download(wheel, scratch), scratch)
-    drafts = [*rebuild(system), static_apk(system), *debian_tools(tools)]
+    packages = [static_apk(system), python(library), *debian_tools(tools)]
+    drafts = [*rebuild(system), *packages]
     key = _key(mirror / "keys")
     _write_repository(mirror / branch / "main" / "x86_64", drafts, key)
     _write_repository(mirror / branch / "community" / "x86_64", [], key)

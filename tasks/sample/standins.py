@@ -76,7 +76,7 @@ def static_apk(system: System) -> Draft:
                     entries[path] = Entry(path, 0o777, target=data.decode())
                 else:
                     entries[path] = Entry(path, 0o755, data)
-    return _draft("apk-tools-static", version, "apk and its libraries", entries.values())
+    return draft("apk-tools-static", version, "apk and its libraries", entries.values())
 
 
 def debian_tools(scratch: Path) -> list[Draft]:
@@ -101,7 +101,7 @@ def debian_tools(scratch: Path) -> list[Draft]:
                 )
             entries.append(Entry(entry_path, mode, path.read_bytes()))
         version, about = versions[stand_in.debian], f"{stand_in.debian} of Debian"
-        drafts.append(_draft(stand_in.name, version, about, entries, depends="belay-glibc"))
+        drafts.append(draft(stand_in.name, version, about, entries, depends="belay-glibc"))
 
     libraries[LOADER] = _library(tree, LOADER)
     # Opened by the C library itself, so no executable names it.
@@ -112,13 +112,14 @@ def debian_tools(scratch: Path) -> list[Draft]:
     converter = tree / CONVERTER / "IBM850.so"
     entries.append(Entry(f"{CONVERTER}/IBM850.so", 0o755, converter.read_bytes()))
     entries.append(Entry(f"{CONVERTER}/gconv-modules", 0o644, CONVERTER_TABLE))
-    drafts.append(_draft("belay-glibc", versions["libc6"], "the C library of Debian", entries))
+    drafts.append(draft("belay-glibc", versions["libc6"], "the C library of Debian", entries))
     return drafts
 
 
-def _draft(
+def draft(
     name: str, version: str, about: str, entries: Iterable[Entry], depends: str = ""
 ) -> Draft:
+    """A stand-in package; `depends` are names of packages."""
     files = sorted(entries, key=lambda entry: entry.path)
     folders = {folder for entry in files for folder in _parents(entry.path)}
     fields = {

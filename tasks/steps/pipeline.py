@@ -5,6 +5,9 @@ This is the place to see what depends on what. It is pure: nothing runs here.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 from tasks.alpine.apk import options
 from tasks.alpine.initramfs import pack_initramfs
 from tasks.alpine.package_set import PackageSet
@@ -100,16 +103,29 @@ def rootfs(config: Config) -> Step:
             "chroot.tar": CHROOT,
             "overlay": folder / "overlay",
             "services": folder / "services",
+            "updater": PROJECT / "updater",
+            "release.json": _json(
+                os=config.os.name,
+                arch=config.alpine.arch,
+                version=config.os.version,
+                built=config.os.built,
+            ),
+            "settings.json": _json(**asdict(config.update)),
         },
         env={
             "OS_NAME": config.os.name,
             "OS_VERSION": config.os.version,
+            "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
         },
         outputs=("root.squashfs", "root.identity"),
         finish=note_identity,
     )
+
+
+def _json(**values: object) -> Content:
+    return Content(json.dumps(values, indent=1).encode() + b"\n")
 
 
 def slot(config: Config) -> Step:

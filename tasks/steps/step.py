@@ -164,6 +164,8 @@ def tree_digest(path: Path) -> str:
         raise UserError(f"{path.relative_to(PROJECT)} is missing; git checkout brings it back")
     total = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if "__pycache__" in file.parts:
+            continue
         name = file.relative_to(path).as_posix()
         if file.is_symlink():
             total.update(f"{name} link {file.readlink()}\n".encode())
