@@ -6,9 +6,26 @@ __path__ = [str(Path(__file__).with_suffix(""))]
 
 from invoke.collection import Collection
 
-from tasks import bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing
+from tasks import (
+    bench,
+    build,
+    channel,
+    cleaning,
+    diff,
+    doctor,
+    fetch,
+    graph,
+    key,
+    qemu,
+    release,
+    shell,
+    testing,
+    upload,
+)
 
 namespace = Collection()
-for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing):
+for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing, upload):
     for name, item in Collection.from_module(module).tasks.items():
         namespace.add_task(item, name)
+for module in (channel, key, release):
+    namespace.add_collection(module.namespace, module.__name__.split(".")[-1])

@@ -15,9 +15,9 @@ from typing import Any
 
 from minisign import KeyPair
 
-from tasks.release.chunks import write_chunks
-from tasks.release.keys import Sign, signed
-from tasks.release.store import Store
+from tasks.releases.chunks import write_slot
+from tasks.releases.keys import Sign, signed
+from tasks.releases.store import Store
 from updater.boot import BootStateFile
 from updater.formats import Channel, Manifest
 from updater.grubenv import BootState, render
@@ -65,7 +65,7 @@ class Publisher:
         """A release; what is given by name stands in its manifest instead."""
         slot = self.store.folder.parent / f"{version}.img"
         slot.write_bytes(data or slot_bytes(version))
-        image = write_chunks(slot, self.store.blobs)
+        image = write_slot(slot, self.store.blobs)
         values = {**NAMES, "version": version, "built": BUILT, "slot": image, "files": {}, **other}
         manifest = Manifest(**values)
         self.store.add_release(manifest, sign or self.key.sign)

@@ -125,6 +125,14 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Publish:
+    """Where `inv upload` publishes to; nodes fetch it from `url` in `[update]`."""
+
+    to: str = _text("", r"\S*", "a folder, or host:folder over SSH")
+    days: int = _whole(30, 1, 3650)
+
+
+@dataclass(frozen=True)
 class Build:
     """How it is built, which changes nothing in what is built."""
 
@@ -143,6 +151,7 @@ class Config:
     login: Login = Login()
     node: Node = Node()
     update: Update = Update()
+    publish: Publish = Publish()
     build: Build = Build()
 
 

@@ -22,7 +22,7 @@ from updater.source import open_source
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    monkeypatch.setattr("tasks.release.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
     return Publisher(tmp_path / "server")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for, write_atomically
-from tasks.release.keys import Sign
+from tasks.releases.keys import Sign
 from updater.errors import Refused
 from updater.formats import (
     Blob,

@@ -1,0 +1,36 @@
+"""`inv key.new` and `inv key.revoke`: the keys that sign releases."""
+
+from __future__ import annotations
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.core.output import say
+
+
+@task(help={"name": "what to call it; the year is a good name"})
+def new(c: Context, name: str = "release") -> None:
+    """Make a minisign key pair: nodes trust it from the next image on."""
+    from tasks.releases.keys import new_key
+
+    secret, public = new_key(name)
+    say(
+        f"{public}: commit it; images built from now on trust this key\n"
+        f"{secret}: keep a copy of it in a safe place; whoever has it and its passphrase "
+        "decides what your nodes run"
+    )
+
+
+@task(help={"name": "the name of the key"})
+def revoke(c: Context, name: str) -> None:
+    """Make the next image refuse a key for good, and whatever it signs."""
+    from tasks.releases.keys import public_names
+    from tasks.releases.keys import revoke as revoke_key
+
+    key_id = revoke_key(name)
+    others = ", ".join(public_names()) or "none: make one, or nodes take no update any more"
+    say(f"key {key_id} is revoked by the next image; that one trusts: {others}")
+
+
+namespace = Collection(new, revoke)

@@ -1,0 +1,81 @@
+"""Cuts images into compressed chunks (format: updater/formats.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tasks.core.cache import mark_used
+from tasks.core.files import write_atomically
+from tasks.core.paths import CACHE
+from updater.formats import CHUNK, Blob, Chunk, SlotImage
+
+PRESET = 6
+# A chunk is all that there is to look back at; a larger dictionary only costs the node memory.
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": CHUNK}]
+FORM = f"xz-{PRESET}-1"  # in the cache: changes where the same chunk would be packed differently
+
+
+def write_slot(slot: Path, blobs: Path) -> SlotImage:
+    """Write the chunks of a slot image as one file to the folder `blobs`, named by its hash."""
+    whole = hashlib.sha256()
+    blob, chunks = _write(_pieces(slot, [0], whole), blobs)
+    return SlotImage(whole.hexdigest(), slot.stat().st_size, blob, tuple(chunks))
+
+
+def write_xz(path: Path, borders: list[int], blobs: Path) -> Blob:
+    """Write a whole file to `blobs` as an .xz, made of chunks too: most are there already.
+
+    At each of `borders`, where a slot begins, the grid of chunks begins anew.
+    """
+    blob, _ = _write(_pieces(path, borders, hashlib.sha256()), blobs)
+    return blob
+
+
+def _write(pieces: Iterator[bytes], blobs: Path) -> tuple[Blob, list[Chunk]]:
+    """Pack pieces, on all processors, and write them one after the other."""
+    digest = hashlib.sha256()
+    chunks: list[Chunk] = []
+    offset = 0
+    blobs.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=blobs, prefix=".partial-", delete=False) as blob:
+        fresh = Path(blob.name)
+        try:
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                for name, packed in pool.map(_packed, pieces):
+                    chunks.append(Chunk(name, offset, len(packed)))
+                    blob.write(packed)
+                    digest.update(packed)
+                    offset += len(packed)
+            blob.flush()
+            fresh.chmod(0o644)
+            fresh.rename(blobs / digest.hexdigest())
+        finally:
+            fresh.unlink(missing_ok=True)
+    return Blob(digest.hexdigest(), offset), chunks
+
+
+def _pieces(path: Path, borders: list[int], whole: hashlib._Hash) -> Iterator[bytes]:
+    ends = [*borders[1:], path.stat().st_size]
+    with path.open("rb") as file:
+        for end in ends:
+            while data := file.read(min(CHUNK, end - file.tell())):
+                whole.update(data)
+                yield data
+
+
+def _packed(data: bytes) -> tuple[str, bytes]:
+    """The hash of a chunk and the chunk packed; most are as in the release before."""
+    name = hashlib.sha256(data).hexdigest()
+    place = CACHE / "chunks" / f"{name}.{FORM}"
+    if place.exists():
+        mark_used(place)
+        return name, place.read_bytes()
+    packed = lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=FILTERS)
+    write_atomically(place, packed)
+    return name, packed

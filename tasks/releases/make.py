@@ -1,0 +1,105 @@
+"""Makes a release: from the tree that a tag names, into the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tasks.core.config import Config
+from tasks.core.errors import UserError
+from tasks.core.paths import BUILD, LOCK_FILE, PROJECT
+from tasks.disk.table import read_table
+from tasks.releases.changes import changes, versions
+from tasks.releases.chunks import write_slot, write_xz
+from tasks.releases.keys import PUBLIC, Sign
+from tasks.releases.sbom import installed, sbom
+from tasks.releases.store import Store
+from updater.formats import VERSION, Manifest
+from updater.signature import PublicKey, read_keys
+
+DISK_IMAGE, PARTS_LIST, LOCK, CHANGES = "disk.img.xz", "sbom.json", "apk.lock", "changes.json"
+
+
+def store_of(config: Config) -> Store:
+    """Where this machine keeps releases of this system: apart from `build/`, which may go."""
+    if place := os.environ.get("BELAY_STORE"):
+        return Store(Path(place))
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Store(Path(data) / "belay" / config.os.name)
+
+
+def trusted_keys() -> list[PublicKey]:
+    """The keys that the image carries."""
+    return read_keys(PUBLIC)
+
+
+def config_of_tag(config: Config, tag: str) -> Config:
+    """The config of the release that `tag` names. Raises UserError where the tree is not that."""
+    version = tag.removeprefix("v")
+    if not VERSION.fullmatch(version):
+        raise UserError(f"--tag {tag}: wanted a tag like v1.2.3 or v1.2.3-rc.1")
+    commit = _git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+    if commit is None:
+        raise UserError(f"there is no tag {tag}; make it: git tag {tag}")
+    if changed := _git("status", "--porcelain"):
+        raise UserError(f"the tree has changes that no commit holds; commit them first:\n{changed}")
+    if commit != _git("rev-parse", "HEAD"):
+        raise UserError(f"this tree is not what {tag} names; bring it: git checkout {tag}")
+    built = int(_git("log", "-1", "--format=%ct", commit) or 0)
+    return replace(config, os=replace(config.os, version=version, built=built))
+
+
+def _git(*words: str) -> str | None:
+    """What git says, or None where it fails."""
+    done = subprocess.run(
+        ["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def make_release(
+    config: Config, store: Store, sign: Sign, say: Callable[[str], None]
+) -> tuple[Manifest, list[str]]:
+    """Put what `build/` holds into the store, signed; the manifest, and what changed."""
+    slot = (BUILD / "slot.img").resolve()
+    disk = (BUILD / "disk.img").resolve()
+    say("packing the slot image")
+    image = write_slot(slot, store.blobs)
+    with disk.open("rb") as file:
+        table = read_table(file)
+    borders = [0, table["slot-a"].offset, table["slot-b"].offset, table["slot-b"].end]
+    say("packing the disk image")
+    files = {DISK_IMAGE: write_xz(disk, borders, store.blobs)}
+    manifest = Manifest(
+        config.os.name, config.alpine.arch, config.os.version, config.os.built, image, files
+    )
+    packages = installed((BUILD / "chroot.tar").resolve())
+    parts_list = sbom(packages, manifest)
+    news: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / PARTS_LIST).write_text(parts_list)
+        (folder / LOCK).write_bytes(LOCK_FILE.read_bytes())
+        if before := store.versions():
+            old = store.manifest(before[-1], trusted_keys())
+            found = changes(
+                summary(store, old),
+                (manifest.version, versions(json.loads(parts_list)), image.size),
+            )
+            (folder / CHANGES).write_text(json.dumps(asdict(found), indent=1) + "\n")
+            news = found.lines()
+        for path in sorted(folder.iterdir()):
+            files[path.name] = store.add_blob(path)
+    store.add_release(manifest, sign)
+    return manifest, news
+
+
+def summary(store: Store, manifest: Manifest) -> tuple[str, dict[str, str], int]:
+    """What two releases are compared by: version, packages, size of the slot image."""
+    parts_list = store.blobs / manifest.files[PARTS_LIST].sha256
+    return manifest.version, versions(json.loads(parts_list.read_text())), manifest.slot.size

@@ -1,0 +1,157 @@
+"""Publishes a release: blobs first, then the manifest, the channel last.
+
+Whoever looks at the server at any moment finds a channel whose release is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.core.progress import Progress, human_size
+from tasks.releases.keys import Sign
+from tasks.releases.store import DAY_S, Store
+from tasks.releases.targets import Target
+from updater.errors import UpdateError
+from updater.formats import (
+    MANIFEST_SIZE_MAX,
+    SIGNATURE_SIZE_MAX,
+    Blob,
+    Channel,
+    Manifest,
+    open_channel,
+    open_manifest,
+)
+from updater.signature import PublicKey
+from updater.source import Source
+from updater.update import unpacked
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to upload: `name` at the target."""
+
+    path: Path
+    name: str
+
+
+def missing(store: Store, manifest: Manifest, target: Target) -> list[File]:
+    """What the target hasn't got of a release, in the order in which it is to come.
+
+    Raises UserError where it has another release of that version.
+    """
+    there = target.sizes()
+    blobs = [manifest.slot.blob, *manifest.files.values()]
+    wanted = [
+        File(store.blobs / blob.sha256, f"blobs/{blob.sha256}")
+        for blob in blobs
+        if there.get(f"blobs/{blob.sha256}") != blob.size
+    ]
+    for name in ("manifest.json.minisig", "manifest.json"):
+        path = store.release(manifest.version) / name
+        remote = f"releases/{manifest.version}/{name}"
+        if remote not in there:
+            wanted.append(File(path, remote))
+        elif name == "manifest.json" and target.get(remote) != path.read_bytes():
+            raise UserError(
+                f"{target.name} has another release {manifest.version}: a release never changes; "
+                "take the next version"
+            )
+    return wanted
+
+
+def upload(files: list[File], target: Target, progress: Progress) -> int:
+    """Bring the files, in order; their bytes."""
+    total = sum(file.path.stat().st_size for file in files)
+    done = 0
+    for file in files:
+        size = file.path.stat().st_size
+        progress.started("upload", f"{human_size(done)} of {human_size(total)}: {file.name[:40]}")
+        target.put(file.path, file.name)
+        done += size
+    progress.stopped("upload")
+    return done
+
+
+def new_channel(manifest: Manifest, name: str, days: int, downgrade: bool) -> Channel:
+    """The channel that points to a release, from now on for some days."""
+    now = int(time.time())
+    return Channel(manifest.os, name, manifest.version, "", now, now + days * DAY_S, downgrade)
+
+
+def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel | None:
+    """What a channel says there now. Raises UserError where it can't be trusted."""
+    if f"channels/{name}" not in target.sizes():
+        return None
+    try:
+        return open_channel(target.get(f"channels/{name}"), keys, name)
+    except UpdateError as error:
+        raise UserError(f"{target.name}: {error}") from None
+
+
+def move_channel(store: Store, channel: Channel, target: Target, sign: Sign) -> None:
+    """Let a channel point to a release that the target has."""
+    store.point(channel, sign)
+    target.put(store.folder / "channels" / channel.channel, f"channels/{channel.channel}")
+
+
+def check_public(
+    source: Source, manifest: Manifest, keys: list[PublicKey], progress: Progress
+) -> None:
+    """Fetch and verify a release as a node without any of it would. Raises UserError."""
+    folder = f"releases/{manifest.version}"
+    try:
+        data = source.get(f"{folder}/manifest.json", MANIFEST_SIZE_MAX)
+        signature = source.get(f"{folder}/manifest.json.minisig", SIGNATURE_SIZE_MAX)
+        assert data is not None and signature is not None
+        found = open_manifest(data[0], signature[0], keys, f"release {manifest.version}")
+    except UpdateError as error:
+        raise UserError(f"nodes could not take it: {error}") from None
+    if found != manifest:
+        raise UserError(f"{source.name} has another release {manifest.version} than this one")
+    verify_release(source, manifest, progress)
+
+
+def verify_release(source: Source, manifest: Manifest, progress: Progress) -> None:
+    """Read all blobs of a release and compare them with what is signed. Raises UserError."""
+    try:
+        whole = hashlib.sha256()
+        for at, data in enumerate(_chunks(source, manifest)):
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != manifest.slot.chunks[at].sha256:
+                raise UserError(f"release {manifest.version}: chunk {at} is corrupt")
+            whole.update(data)
+            progress.started("verify", f"chunk {at + 1} of {len(manifest.slot.chunks)}")
+        if whole.hexdigest() != manifest.slot.sha256:
+            raise UserError(f"release {manifest.version}: the slot image is not what is signed")
+        for name, blob in manifest.files.items():
+            _verify_blob(source, name, blob, progress)
+    except UpdateError as error:
+        raise UserError(f"release {manifest.version}: {error}") from None
+    progress.stopped("verify")
+
+
+def _chunks(source: Source, manifest: Manifest) -> Iterator[bytes]:
+    blob = f"blobs/{manifest.slot.blob.sha256}"
+    for at, chunk in enumerate(manifest.slot.chunks):
+        packed = b"".join(source.stream(blob, chunk.offset, chunk.size))
+        yield unpacked(packed, manifest.slot.chunk_size(at))
+
+
+def _verify_blob(source: Source, name: str, blob: Blob, progress: Progress) -> None:
+    digest = hashlib.sha256()
+    for piece in source.stream(f"blobs/{blob.sha256}", 0, blob.size):
+        digest.update(piece)
+    progress.started("verify", name)
+    if digest.hexdigest() != blob.sha256:
+        raise UserError(f"{name} (blobs/{blob.sha256}) is corrupt")
+
+
+def promoted(channel: Channel, name: str, days: int) -> Channel:
+    """The same release for another channel."""
+    now = int(time.time())
+    return replace(channel, channel=name, signed=now, expires=now + days * DAY_S)

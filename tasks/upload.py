@@ -1,0 +1,110 @@
+"""`inv upload`: publishes a release, and lets a channel point to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.core.config import Config, load_config
+from tasks.core.errors import UserError
+from tasks.core.output import say, show_json
+from tasks.core.progress import Progress, human_size
+
+if TYPE_CHECKING:
+    from tasks.releases.keys import Sign
+    from tasks.releases.targets import Target
+    from updater.formats import Channel
+
+UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node will report errors"
+
+
+@task(
+    help={
+        "channel": "the channel that is to point to the release",
+        "version": "the release; the newest, if none is named",
+        "to": "a folder, or host:folder over SSH (default: to in [publish])",
+        "days": "for how long nodes may believe the channel (default: days in [publish])",
+        "downgrade": "order nodes to take it though they may run a newer one",
+        "unverified": f"don't fetch it from the public URL first: {UNVERIFIED}",
+        "key": "which private key signs the channel, if there are several",
+        "json": "print the channel as JSON",
+    }
+)
+def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
+    c: Context,
+    channel: str,
+    version: str = "",
+    to: str = "",
+    days: int = 0,
+    downgrade: bool = False,
+    unverified: bool = False,
+    key: str = "",
+    json: bool = False,
+) -> None:
+    """Publish a release: blobs first, then its manifest, and the channel last."""
+    from tasks.releases import publish
+    from tasks.releases.keys import signer
+    from tasks.releases.make import store_of, trusted_keys
+    from updater.formats import version_key
+    from updater.source import open_source
+
+    config = load_config()
+    store, keys = store_of(config), trusted_keys()
+    versions = store.versions()
+    if not versions and not version:
+        raise UserError(f"{store.folder} has no release yet; make one: ./inv release --tag v1.0.0")
+    manifest = store.manifest(version or versions[-1], keys)
+    target = target_of(config, to)
+    before = publish.current_channel(target, channel, keys)
+    if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
+        raise UserError(
+            f"channel {channel} has {before.version}, which is newer than {manifest.version}; "
+            "nodes go back only with --downgrade"
+        )
+    files = publish.missing(store, manifest, target)
+    if c.config.run.dry:
+        for file in files:
+            say(f"{file.path} -> {target.name}/{file.name}")
+        say(f"channel {channel}: {before.version if before else 'new'} -> {manifest.version}")
+        return
+    if not unverified and not config.update.url:
+        raise UserError(
+            "url in [update] of image.toml is where nodes will fetch it, and it is not set; "
+            f"set it, or give --unverified: {UNVERIFIED}"
+        )
+    sign = signer(key)
+    with Progress() as progress:
+        size = publish.upload(files, target, progress)
+        if not unverified:
+            publish.check_public(open_source(config.update.url), manifest, keys, progress)
+        new = publish.new_channel(manifest, channel, days or config.publish.days, downgrade)
+        point(new, before, config, target, sign)
+    if json:
+        show_json(asdict(new))
+        return
+    say(f"{human_size(size)} uploaded; channel {channel} has release {manifest.version}")
+
+
+def point(
+    channel: Channel, before: Channel | None, config: Config, target: Target, sign: Sign
+) -> None:
+    """Let a channel point to a release; nodes take no channel that is older than one they saw."""
+    from tasks.releases.make import store_of
+    from tasks.releases.publish import move_channel
+
+    if before and before.signed >= channel.signed:
+        channel = replace(channel, signed=before.signed + 1)
+    move_channel(store_of(config), channel, target, sign)
+
+
+def target_of(config: Config, to: str) -> Target:
+    """Where to publish to."""
+    from tasks.releases.targets import open_target
+
+    place = to or config.publish.to
+    if not place:
+        raise UserError("where to? Set to in [publish] of image.toml, or give --to FOLDER")
+    return open_target(place)
