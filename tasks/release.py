@@ -39,6 +39,7 @@ def make(c: Context, tag: str, key: str = "", json: bool = False) -> None:
         say("note: root has no password on the console of this release ([login] in image.toml)")
     sign = signer(key)
     build(c, "image", config)
+    config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
     with Progress() as progress:
         manifest, news = make_release(config, store, sign, progress.started)
     if json:

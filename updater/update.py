@@ -43,6 +43,7 @@ from updater.source import Source
 
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
+LOOK_AHEAD = 4  # chunks
 PAUSE_S = 2.0  # before the second attempt; doubled each time
 
 
@@ -175,7 +176,7 @@ class Updater:
     def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:
         """Bring all chunks that the slot hasn't got, again and again as long as some come."""
         chunks = manifest.slot.chunks
-        missing = [at for at in range(len(chunks)) if not self._holds(disk, manifest, at)]
+        missing = self._missing(disk, manifest, list(range(len(chunks))))
         attempt, fetched = 0, 0
         while missing:
             before = len(missing)
@@ -185,15 +186,29 @@ class Updater:
                     fetched += size
                     self._progress(len(chunks) - len(missing), len(chunks), fetched)
             except Unreachable:
-                missing = [at for at in missing if not self._holds(disk, manifest, at)]
+                missing = self._missing(disk, manifest, missing)
                 attempt = attempt + 1 if len(missing) == before else 1
                 if attempt == ATTEMPTS:
                     raise
                 self._sleep(PAUSE_S * 2**attempt)
 
-    def _holds(self, disk: Disk, manifest: Manifest, at: int) -> bool:
-        data = disk.read(at * CHUNK, manifest.slot.chunk_size(at))
-        return hashlib.sha256(data).hexdigest() == manifest.slot.chunks[at].sha256
+    def _missing(self, disk: Disk, manifest: Manifest, candidates: list[int]) -> list[int]:
+        """Those chunks that the slot doesn't hold.
+
+        They are written in order. So after some that it doesn't hold the rest is not looked at:
+        reading a whole slot for nothing takes as long as writing it.
+        """
+        missing: list[int] = []
+        unlike = 0
+        for at in candidates:
+            if unlike < LOOK_AHEAD:
+                data = disk.read(at * CHUNK, manifest.slot.chunk_size(at))
+                if hashlib.sha256(data).hexdigest() == manifest.slot.chunks[at].sha256:
+                    unlike = 0
+                    continue
+            unlike += 1
+            missing.append(at)
+        return missing
 
     def _fetch(
         self, disk: Disk, manifest: Manifest, missing: list[int]
@@ -216,7 +231,7 @@ class Updater:
                 pieces = self.source.stream(blob, first.offset, size)
                 written: Future[tuple[int, int]] | None = None
                 sizes = [chunks[at].size for at in run]
-                for at, packed in zip(run, _cut(pieces, sizes), strict=False):
+                for at, packed in zip(run, cut(pieces, sizes), strict=False):
                     data = unpacked(packed, manifest.slot.chunk_size(at))
                     if hashlib.sha256(data).hexdigest() != chunks[at].sha256:
                         raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
@@ -239,7 +254,7 @@ def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
     return runs
 
 
-def _cut(pieces: Iterator[bytes], sizes: list[int]) -> Iterator[bytes]:
+def cut(pieces: Iterator[bytes], sizes: list[int]) -> Iterator[bytes]:
     """Cut a stream into parts of these sizes."""
     buffer = bytearray()
     for size in sizes:

@@ -28,7 +28,7 @@ from updater.formats import (
 )
 from updater.signature import PublicKey
 from updater.source import Source
-from updater.update import unpacked
+from updater.update import cut, unpacked
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,11 @@ def verify_release(source: Source, manifest: Manifest, progress: Progress) -> No
 
 
 def _chunks(source: Source, manifest: Manifest) -> Iterator[bytes]:
-    blob = f"blobs/{manifest.slot.blob.sha256}"
-    for at, chunk in enumerate(manifest.slot.chunks):
-        packed = b"".join(source.stream(blob, chunk.offset, chunk.size))
-        yield unpacked(packed, manifest.slot.chunk_size(at))
+    """The unpacked chunks, which come in one piece as they lie one after the other."""
+    slot = manifest.slot
+    pieces = source.stream(f"blobs/{slot.blob.sha256}", 0, slot.blob.size)
+    for at, packed in enumerate(cut(pieces, [chunk.size for chunk in slot.chunks])):
+        yield unpacked(packed, slot.chunk_size(at))
 
 
 def _verify_blob(source: Source, name: str, blob: Blob, progress: Progress) -> None:

@@ -1,0 +1,139 @@
+"""A clone of the project as a user has it: a key of its own, tags, releases, a web server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.core.host import require_program
+from tasks.core.paths import CACHE, LOCK_FILE, PROJECT
+
+COMMIT_TIME = "2026-10-01T00:00:00Z"
+
+
+class Project:
+    """The clone in `folder`, whose releases nodes find at `port` of this machine."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.root = folder / "project"
+        self.www = folder / "www"
+        self.build = folder / "build"
+        self.port = port
+        self.env = {
+            **os.environ,
+            "BELAY_CACHE": str(CACHE),
+            "BELAY_OUTPUT": str(self.build),
+            "BELAY_KEYS": str(folder / "keys"),
+            "BELAY_STORE": str(folder / "store"),
+            "BELAY_PASSPHRASE": "four words are enough",
+            "BELAY_UPDATE_URL": f"http://10.0.2.2:{port}",  # this machine, as a guest sees it
+            "BELAY_UPDATE_INTERVAL_S": "86400",
+            "BELAY_PUBLISH_TO": str(self.www),
+            "GIT_AUTHOR_DATE": COMMIT_TIME,
+            "GIT_COMMITTER_DATE": COMMIT_TIME,
+        }
+        self.env.pop("BELAY_LOCK", None)
+        names = ("build", ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "apk*.lock")
+        shutil.copytree(PROJECT, self.root, ignore=shutil.ignore_patterns(*names))
+        (self.root / ".venv").symlink_to(PROJECT / ".venv")
+        (self.root / ".gitignore").write_text("/.venv\n__pycache__/\n")
+        for lock in LOCK_FILE.parent.glob("apk*.lock"):
+            shutil.copy(lock, self.root)
+        self.git("init", "-q")
+        self.inv("key.new")
+
+    def git(self, *words: str) -> None:
+        command = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words]
+        subprocess.run(command, cwd=self.root, env=self.env, check=True, capture_output=True)
+
+    def inv(self, *words: str, **env: str) -> str:
+        """Run a task that must succeed; what it says, all of it."""
+        done = self.run(*words, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.root / "inv", *words], env={**self.env, **env}, cwd=self.root,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+
+    def commit(self, tag: str) -> None:
+        """Commit what there is under a tag."""
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", f"Release {tag}")
+        self.git("tag", tag)
+
+    def release(self, version: str, **env: str) -> Path:
+        """Commit, tag and release what there is; its slot image."""
+        self.inv("slot", **env)  # a lock that has to change does so before the commit
+        self.commit(f"v{version}")
+        self.inv("release", "--tag", f"v{version}", **env)
+        return (self.build / "slot.img").resolve()
+
+    def upload(self, *words: str) -> str:
+        """Publish, checked from where this machine sees the server."""
+        return self.inv("upload", *words, BELAY_UPDATE_URL=f"http://127.0.0.1:{self.port}")
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+NGINX = """\
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+worker_processes 1;
+events {{}}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(root: Path, port: int, folder: Path) -> Iterator[Path]:
+    """Debian's nginx, serving `root`; its access log."""
+    program = require_program("nginx", ["nginx-light"])
+    folder.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
+    config = folder / "nginx.conf"
+    user = "user root;\n" if os.getuid() == 0 else ""
+    config.write_text(user + NGINX.format(folder=folder, root=root, port=port))
+    process = subprocess.Popen(
+        [program, "-c", config, "-p", folder, "-e", folder / "error.log"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "error.log").read_text()
+            assert time.monotonic() < deadline, "nginx doesn't listen"
+            time.sleep(0.05)
+        yield folder / "access.log"
+    finally:
+        process.terminate()
+        process.wait(60)
