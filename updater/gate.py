@@ -99,16 +99,16 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             memory.write("panic", panic.encode())
         except UpdateError as error:
             say(str(error))
-    tried = memory.tried()
     state = node.boot.read()
+    tried = memory.tried() or Tried("of a version that is not known", node.other)
     left = (
-        tried
-        and not tried.left
+        not tried.left
         and tried.slot != node.slot
         and state.slots[tried.slot].state == BAD
+        and (state.why == "panic" or memory.tried())
         and node.mode != "once"
     )
-    if not left or tried is None:
+    if not left:
         return
     trace = panic or memory.read("panic").decode(errors="replace")
     reason = f"the kernel panicked:\n{trace}" if trace else _without_trace(tried)

@@ -15,6 +15,7 @@ import asyncio
 import re
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -190,10 +191,13 @@ class Machine:
                 raise MachineError(f"{command!r} still fails after {timeout_s} s:\n{output}")
             time.sleep(0.2)
 
-    def reboot(self) -> None:
-        """Reboot it in good order, and log in again."""
-        self.type("reboot\n")
-        self.wait_for_login()
+    def wait_until(self, happened: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until something that is seen from outside is so, such as on the disk."""
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            if time.monotonic() > deadline:
+                raise MachineError(f"it did not happen within {timeout_s} s; {self._log_end()}")
+            time.sleep(0.1)
 
     def attach_usb(self, folder: Path, label: str, name: str = "stick1") -> None:
         """Plug in a stick with the files of a folder."""
