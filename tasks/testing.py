@@ -61,7 +61,9 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
             [str(TOOLS / "shfmt"), "-d", *scripts],
         ]
     )
-    selection = ["-m", "not container and not vm"] if quick else []
+    # Virtual machines wait much: two tests at a time, but for those that share something.
+    everything = ["--numprocesses", "2", "--dist", "loadgroup"]
+    selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     _run_all([[*PYTHON, "pytest", *selection]])
 

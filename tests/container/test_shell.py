@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.paths import BUILD, PROJECT
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.xdist_group("docker")]
 
 
 @pytest.fixture(params=["bubblewrap", "docker"])

@@ -14,7 +14,7 @@ from tasks.vm.machine import Machine
 from tests.project import Project, free_port, nginx
 from updater.grubenv import SlotState
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("updates")]
 
 UPDATE_TIMEOUT_S = 300
 
