@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tasks.core.config import load_config
 from tasks.core.paths import BUILD
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
+from tests.project import Project, Published, free_port, nginx
 
 InContainer = Callable[..., str]
 
@@ -75,3 +77,17 @@ def mirror() -> Iterator[Mirror]:
     mirror = Mirror(sample_mirror("3.23"))
     yield mirror
     mirror.close()
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    """1.0.0 on Alpine 3.23.5, of which there is a disk; 1.1.0 on 3.23.6, in channel stable."""
+    folder = tmp_path_factory.mktemp("updates")
+    project = Project(folder, free_port())
+    with nginx(project.www, project.port, folder / "nginx") as log:
+        slots = {"1.0.0": project.release("1.0.0", BELAY_ALPINE_RELEASE="3.23.5")}
+        disk = folder / "first.img"
+        shutil.copy((project.build / "disk.img").resolve(), disk)
+        slots["1.1.0"] = project.release("1.1.0")
+        project.upload("--channel", "stable")
+        yield Published(project, disk, slots, log)

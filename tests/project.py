@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core.host import require_program
@@ -24,13 +26,14 @@ class Project:
         self.root = folder / "project"
         self.www = folder / "www"
         self.build = folder / "build"
+        self.store = folder / "store"
         self.port = port
         self.env = {
             **os.environ,
             "BELAY_CACHE": str(CACHE),
             "BELAY_OUTPUT": str(self.build),
             "BELAY_KEYS": str(folder / "keys"),
-            "BELAY_STORE": str(folder / "store"),
+            "BELAY_STORE": str(self.store),
             "BELAY_PASSPHRASE": "four words are enough",
             "BELAY_UPDATE_URL": f"http://10.0.2.2:{port}",  # this machine, as a guest sees it
             "BELAY_UPDATE_INTERVAL_S": "86400",
@@ -137,3 +140,24 @@ def nginx(root: Path, port: int, folder: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@dataclass
+class Published:
+    """Releases on a web server: the disk image of the first, slot images by version, the log."""
+
+    project: Project
+    first_disk: Path
+    slots: dict[str, Path]
+    log: Path
+
+    def packed(self, version: str) -> int:
+        """The bytes of all chunks of a release."""
+        manifest = self.project.store / "releases" / version / "manifest.json"
+        size: int = json.loads(manifest.read_text())["slot"]["blob"]["size"]
+        return size
+
+    def fetched(self, before: int = 0) -> list[int]:
+        """The bytes of each answer with chunks, from line `before` of the log on."""
+        lines = self.log.read_text().splitlines()[before:]
+        return [int(line.split()[9]) for line in lines if "/blobs/" in line]

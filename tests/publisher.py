@@ -46,7 +46,8 @@ class Key:
     def __init__(self) -> None:
         pair = KeyPair.generate()
         self._secret = pair.secret_key
-        self.public = PublicKey.parse(bytes(pair.public_key), "key")
+        self.public_file = bytes(pair.public_key)
+        self.public = PublicKey.parse(self.public_file, "key")
 
     def sign(self, data: bytes, comment: str = "") -> bytes:
         return signed(self._secret, data, comment)

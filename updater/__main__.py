@@ -16,7 +16,7 @@ from typing import Any
 
 from updater import gate
 from updater.errors import Unreachable, UpdateError
-from updater.formats import Manifest, version_key
+from updater.formats import VERSION, Manifest, version_key
 from updater.grubenv import TRIAL
 from updater.memory import Memory
 from updater.node import Node, find_node
@@ -153,6 +153,8 @@ def _wanted(updater: Updater, options: argparse.Namespace) -> Manifest | None:
     if not options.to:
         offer = updater.offered()
         return offer.manifest if offer.news else None
+    if not VERSION.fullmatch(options.to):
+        raise UpdateError(f"{options.to!r} is no version such as 1.2.3")
     if version_key(options.to) < version_key(running):
         raise UpdateError(
             f"{options.to} is older than {running}: only a signed order of the channel goes back; "

@@ -18,6 +18,7 @@ from updater.node import Node
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
+NOTICE = "run/belay/notice"  # is shown at login
 Say = Callable[[str], None]
 
 
@@ -29,6 +30,7 @@ def gate(node: Node, memory: Memory, say: Say, reboot: Callable[[], None]) -> bo
     cut line or a full disk must not bring an old release back.
     """
     look_back(node, memory, say)
+    _notice(node, memory)
     if node.mode not in (GOOD, TRIAL):
         say(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
         _mark_confirmed(node)
@@ -152,6 +154,17 @@ def _part(path: Path) -> int:
 
 def _without_head(path: Path) -> str:
     return path.read_text(errors="replace").partition("\n")[2]
+
+
+def _notice(node: Node, memory: Memory) -> None:
+    """Leave for those who log in why a release was given up, if one was."""
+    tried = memory.tried()
+    path = node.root / NOTICE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (
+        f"belay: release {tried.version} was left: {tried.left}\n" if tried and tried.left else ""
+    )
+    path.write_text(text)
 
 
 def _mark_confirmed(node: Node) -> None:

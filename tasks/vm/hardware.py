@@ -11,6 +11,7 @@ from tasks.core.errors import UserError
 from tasks.core.host import require_program
 from tasks.vm.kvm import kvm_works
 
+LOG_SIZE = 8 << 30
 PROGRAM = "qemu-system-x86_64"
 DEBIAN_PACKAGES = ("qemu-system-x86", "ovmf")
 
@@ -66,6 +67,8 @@ class Hardware:
     usb: Path | None = None
     usb_label: str = "BELAY"
     extra: Sequence[str] = field(default_factory=tuple)
+    write_log: Path | None = None  # a file in which every write to the disk is kept, in order
+    watchdog: bool = False
 
     def command(self) -> list[str]:
         """The command line, all but where the serial console and the monitor go."""
@@ -76,13 +79,31 @@ class Hardware:
             code, _ = firmware()
             words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
             words += ["-drive", f"if=pflash,format=raw,file={_escaped(self.variables)}"]
-        words += ["-drive", f"if=virtio,format=raw,cache=writeback,file={_escaped(self.disk)}"]
-        words += ["-nic", "user,model=virtio-net-pci", "-device", "qemu-xhci,id=usb"]
+        words += self._disk()
+        if self.watchdog:
+            words += ["-device", "i6300esb", "-action", "watchdog=reset"]
+        words += ["-nic", "user,id=net,model=virtio-net-pci", "-device", "qemu-xhci,id=usb"]
         words += ["-device", "virtio-rng-pci"]
         if self.usb:
             words += ["-blockdev", usb_stick(self.usb, self.usb_label)]
             words += ["-device", "usb-storage,drive=stick,bus=usb.0"]
         return [*words, *self.extra]
+
+    def _disk(self) -> list[str]:
+        if not self.write_log:
+            return ["-drive", f"if=virtio,format=raw,cache=writeback,file={_escaped(self.disk)}"]
+        goes_on = self.write_log.exists()
+        if not goes_on:
+            with self.write_log.open("wb") as log:
+                log.truncate(LOG_SIZE)  # it takes the room of what is written only
+        nodes = (
+            f"driver=file,node-name=disk,filename={_escaped(self.disk)}",
+            f"driver=file,node-name=log,filename={_escaped(self.write_log)}",
+            "driver=blklogwrites,node-name=logged,file=disk,log=log,log-super-update-interval=1"
+            f",log-append={'on' if goes_on else 'off'}",
+        )
+        words = [word for node in nodes for word in ("-blockdev", node)]
+        return [*words, "-device", "virtio-blk-pci,drive=logged"]
 
 
 def copy_variables(folder: Path) -> Path:

@@ -122,6 +122,8 @@ def test_a_panic_is_told(node: FileNode) -> None:
     assert "usb: a stick\n<4> Call Trace:\n<0> Kernel panic - not syncing: no root" in tried.left
     assert not list(pstore.iterdir()), "there is room for the next"
     assert node.memory.history()[0].what == "left"
+    notice = (node.root / "run/belay/notice").read_text()
+    assert notice.startswith("belay: release 1.1.0 was left: the kernel panicked")
 
 
 def test_a_hang_is_told_once(node: FileNode) -> None:

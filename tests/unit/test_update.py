@@ -414,6 +414,21 @@ def test_a_slow_server_is_given_up(
         node.update(url)
 
 
+def test_a_server_without_ranges_will_do(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    whole = (publisher.store.folder.parent / "1.1.0.img").read_bytes()
+    with node.slots["b"].open("r+b") as slot:
+        slot.write(whole[: 2 << 20])
+    blob = (publisher.store.blobs / manifest.slot.blob.sha256).read_bytes()
+
+    def without_ranges(request: http.server.BaseHTTPRequestHandler) -> bool:
+        return "blobs" in request.path and answering(200, {}, blob)(request)
+
+    with served(publisher.store.folder, without_ranges) as (url, _):
+        node.update(url)
+    assert node.holds("b", manifest, publisher)
+
+
 def test_a_limit_slows_a_download(publisher: Publisher) -> None:
     publisher.publish("1.1.0")
     waits: list[float] = []

@@ -3,101 +3,133 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tasks.core.files import copy_sparse
 from tasks.disk.boot_state import read_boot_state
+from tasks.disk.table import Place, read_table
 from tasks.vm.machine import Machine
-from tests.project import Project, free_port, nginx
-from updater.grubenv import SlotState
+from tests.project import Published
+from tests.write_log import writes
+from updater.grubenv import BAD, BootState, SlotState
 
 pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("updates")]
 
 UPDATE_TIMEOUT_S = 300
+GATE = "rc-service belay-gate status"
+HALF = 80 << 20
 
 
-@dataclass
-class Published:
-    """Releases 1.0.0 on Alpine 3.23.5 and 1.1.0 on 3.23.6, and what else tests make of them."""
-
-    project: Project
-    first_disk: Path
-    slots: dict[str, Path]
-    log: Path
+def place_of(disk: Path, name: str) -> Place:
+    with disk.open("rb") as file:
+        return read_table(file)[name]
 
 
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    folder = tmp_path_factory.mktemp("updates")
-    project = Project(folder, free_port())
-    with nginx(project.www, project.port, folder / "nginx") as log:
-        slots = {"1.0.0": project.release("1.0.0", BELAY_ALPINE_RELEASE="3.23.5")}
-        disk = folder / "first.img"
-        shutil.copy((project.build / "disk.img").resolve(), disk)
-        slots["1.1.0"] = project.release("1.1.0")
-        project.upload("--channel", "stable")
-        yield Published(project, disk, slots, log)
-
-
-def slot_holds(machine: Machine, slot: str, image: Path) -> bool:
-    """Whether a slot of a machine's disk holds a release, bit for bit."""
-    from tasks.disk.table import read_table
-
-    wanted = image.read_bytes()
-    with machine.disk.open("rb") as disk:
-        disk.seek(read_table(disk)[f"slot-{slot}"].offset)
-        return disk.read(len(wanted)) == wanted
+def holds(disk: Path, slot: str, image: Path, at: int = 0, size: int = -1) -> bool:
+    """Whether a slot of a disk has the bytes of a release, all or some."""
+    with disk.open("rb") as file, image.open("rb") as wanted:
+        wanted.seek(at)
+        data = wanted.read(size)
+        file.seek(place_of(disk, f"slot-{slot}").offset + at)
+        return file.read(len(data)) == data
 
 
 def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: Path) -> None:
-    """With a power cut in the middle, and then a bad release from a stick, which it leaves."""
-    with Machine(published.first_disk, tmp_path / "machine") as machine:
+    """With a power cut in the middle; then a bad release from a stick, which the node leaves."""
+    log = tmp_path / "writes"
+    image = published.slots["1.1.0"]
+    with Machine(published.first_disk, tmp_path / "machine", write_log=log) as machine:
         machine.wait_for_login()
         assert machine.succeed("uname -r") == "6.18.38-0-virt\n"
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_succeeds(GATE)
         machine.type("belay update --json\n")
-        wait_for_half(machine, published)
+        machine.wait_until(lambda: holds(machine.disk, "b", image, HALF, 4096), UPDATE_TIMEOUT_S)
         machine.power_cut()
-        assert read_boot_state(machine.disk).slots["b"].state == "bad"
+        assert read_boot_state(machine.disk).slots["b"].state == BAD
 
         machine.start()
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_succeeds(GATE)
         before = len(published.log.read_text().splitlines())
         assert "release 1.1.0 is in slot b" in machine.succeed("belay update", UPDATE_TIMEOUT_S)
-        lines = published.log.read_text().splitlines()[before:]
-        resumed = [line for line in lines if "blobs" in line]
-        whole = published.project.www / "blobs"
-        size = max(path.stat().st_size for path in whole.iterdir() if path.stat().st_size < 60e6)
-        assert int(resumed[0].split()[9]) < size, "what was there is not fetched again"
-        assert slot_holds(machine, "b", published.slots["1.1.0"])
+        assert sum(published.fetched(before)) < published.packed("1.1.0") / 2, "it went on"
+        assert holds(machine.disk, "b", image)
         assert "installed already" in machine.succeed("belay update")
 
         machine.type("reboot\n")
         machine.wait_for_console(r"belay: booting slot b \(trial\)")
         machine.wait_for_login()
         assert machine.succeed("uname -r") == "6.18.56-0-virt\n"
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_succeeds(GATE)
         state = read_boot_state(machine.disk)
         assert (state.slots["b"], state.last_good) == (SlotState("good", 8), "b")
         assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
         assert machine.succeed("belay check") == "release 1.1.0 is running already\n"
 
+        machine.attach_usb(stick_with_broken_service(published, tmp_path), "BELAYUPDATE")
+        machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
+        machine.wait_for_console("not running: broken")
+        machine.wait_for_console("belay: booting slot b .good.")
+        machine.wait_for_login()
+        said = machine.succeed("belay status")
+        assert "belay 1.1.0 (x86_64) in slot b (good)" in said
+        assert "release 1.2.0 was left: check 10-services failed" in said
+        assert "not running: broken" in said
+        copy_sparse(machine.disk, tmp_path / "at the end")
+    every_moment_was_safe(published, log, tmp_path)
 
-def wait_for_half(machine: Machine, published: Published) -> None:
-    """Wait until about half of the slot is written."""
-    image = published.slots["1.1.0"]
-    machine.wait_until(lambda: slot_has_begun(machine, image, 80 << 20), UPDATE_TIMEOUT_S)
+
+def stick_with_broken_service(published: Published, folder: Path) -> Path:
+    """A stick with release 1.2.0, in which a service fails."""
+    project = published.project
+    service = project.root / "rootfs/overlay/etc/init.d/broken"
+    service.write_text("#!/sbin/openrc-run\nstart() {\n\tewarn out of luck\n\treturn 1\n}\n")
+    service.chmod(0o755)
+    with (project.root / "rootfs/services").open("a") as services:
+        services.write("default broken\n")
+    published.slots["1.2.0"] = project.release("1.2.0")
+    stick = folder / "stick"
+    project.inv("upload", "--channel", "stable", "--to", str(stick), "--unverified")
+    for blob in (stick / "blobs").iterdir():
+        if blob.stat().st_size > published.packed("1.2.0"):
+            blob.unlink()  # the disk image: no node wants it
+    return stick
 
 
-def slot_has_begun(machine: Machine, image: Path, at: int) -> bool:
-    from tasks.disk.table import read_table
+def every_moment_was_safe(published: Published, log: Path, folder: Path) -> None:
+    """Had power been lost after any write whatsoever, a whole release would have booted."""
+    disk = folder / "replayed"
+    shutil.copy(published.first_disk, disk)
+    places = {name: place_of(disk, f"slot-{name}") for name in ("a", "b")}
+    esp = place_of(disk, "esp")
+    releases = [path.read_bytes() for path in published.slots.values()]
+    slot, whole, booted, count = "a", {"a"}, {"a"}, 0
+    with disk.open("r+b") as file:
+        for write in writes(log):
+            file.seek(write.offset)
+            file.write(write.data)
+            file.flush()
+            count += 1
+            whole -= {name for name, place in places.items() if write.touches(place)}
+            if write.touches(esp):
+                slot = boots(read_boot_state(disk))
+                booted.add(slot)
+            if slot not in whole:
+                file.seek(places[slot].offset)
+                data = file.read(max(len(release) for release in releases))
+                assert any(data.startswith(release) for release in releases), (
+                    f"after write {count} slot {slot} would boot, and is not whole"
+                )
+                whole.add(slot)
+    assert count > 100 and booted == {"a", "b"}
 
-    with machine.disk.open("rb") as disk, image.open("rb") as wanted:
-        disk.seek(read_table(disk)["slot-b"].offset + at)
-        wanted.seek(at)
-        return disk.read(4096) == wanted.read(4096)
+
+def boots(state: BootState) -> str:
+    """The slot that the boot loader takes, as grub.cfg.in says it."""
+    for name in state.order:
+        if state.slots[name].state != BAD and state.slots[name].tries:
+            return name
+    return state.last_good

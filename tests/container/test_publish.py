@@ -1,0 +1,143 @@
+"""Keys, releases, uploads and channels, as the one who publishes uses them."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tasks.core.host import require_program
+from tests.project import Project, Published
+
+pytestmark = [pytest.mark.container, pytest.mark.xdist_group("updates")]
+
+
+@pytest.fixture
+def project(published: Published) -> Project:
+    return published.project
+
+
+def refused(project: Project, *words: str, **env: str) -> str:
+    """What a task says that must fail; a traceback is never an answer."""
+    done = project.run(*words, **env)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_stock_minisign_verifies_what_is_signed(project: Project) -> None:
+    minisign = require_program("minisign", ["minisign"])
+    manifest = project.www / "releases/1.1.0/manifest.json"
+    key = project.root / "rootfs/overlay/etc/belay/keys/release.pub"
+    done = subprocess.run(
+        [minisign, "-V", "-p", key, "-m", manifest], capture_output=True, text=True, check=True
+    )
+    assert "Signature and comment signature verified" in done.stdout
+    assert "Trusted comment: belay 1.1.0" in done.stdout
+
+
+def test_a_release_has_all_that_belongs_to_it(project: Project, published: Published) -> None:
+    manifest = json.loads((project.www / "releases/1.1.0/manifest.json").read_text())
+    files = {
+        name: (project.www / "blobs" / blob["sha256"]).read_bytes()
+        for name, blob in manifest["files"].items()
+    }
+    assert sorted(files) == ["apk.lock", "changes.json", "disk.img.xz", "sbom.json"]
+    parts = {part["name"]: part for part in json.loads(files["sbom.json"])["components"]}
+    assert parts["busybox"]["purl"].startswith("pkg:apk/alpine/busybox@1.37")
+    changes = json.loads(files["changes.json"])
+    assert (changes["before"], changes["after"]) == ("1.0.0", "1.1.0")
+    assert changes["changed"]["linux-virt"] == ["6.18.38-r0", "6.18.56-r0"]
+    slot = published.slots["1.1.0"].read_bytes()
+    disk = lzma.decompress(files["disk.img.xz"])
+    assert disk.count(slot[: 1 << 20]) == 2, "both slots hold the release"
+    assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in project.inv("release.diff", "1.0.0", "1.1.0")
+
+
+def test_a_release_is_the_tree_of_its_tag(project: Project) -> None:
+    assert "there is no tag v7.0.0; make it: git tag v7.0.0" in refused(
+        project, "release", "--tag", "v7.0.0"
+    )
+    assert "wanted a tag like v1.2.3" in refused(project, "release", "--tag", "seven")
+    assert "this tree is not what v1.0.0 names" in refused(project, "release", "--tag", "v1.0.0")
+    project.commit("v7.1.0")
+    changed = project.root / "changed"
+    changed.write_text("not committed\n")
+    said = refused(project, "release", "--tag", "v7.1.0")
+    changed.unlink()
+    assert "changes that no commit holds" in said and "?? changed" in said
+
+
+def test_a_release_never_changes(project: Project) -> None:
+    project.git("tag", "-f", "v1.1.0")
+    assert "release 1.1.0 exists already" in refused(project, "release", "--tag", "v1.1.0")
+
+
+def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
+    upload = ("upload", "--channel", "beta", "--to", str(tmp_path), "--unverified")
+    assert "wrong password" in refused(project, *upload, BELAY_PASSPHRASE="wrong")
+    del project.env["BELAY_PASSPHRASE"]
+    assert "nobody is there to type it" in refused(project, *upload)
+    project.inv(*upload, BELAY_PASSPHRASE_COMMAND="echo four words are enough")
+    project.env["BELAY_PASSPHRASE"] = "four words are enough"
+    assert "exists already" in refused(project, "key.new")
+    assert "has no private key of this image" in refused(project, *upload, BELAY_KEYS="/nowhere")
+
+
+def test_an_upload_says_beforehand_what_it_would_do(project: Project, tmp_path: Path) -> None:
+    said = project.inv("--dry", "upload", "--channel", "beta", "--to", str(tmp_path / "www"))
+    assert "/blobs/" in said and said.rstrip().endswith("channel beta: new -> 1.1.0")
+    assert not (tmp_path / "www").exists()
+
+
+def test_only_what_is_missing_is_uploaded(project: Project) -> None:
+    assert "0 B uploaded; channel edge has release 1.1.0" in project.upload("--channel", "edge")
+
+
+def test_a_channel_moves_only_to_what_nodes_can_take(project: Project) -> None:
+    manifest = json.loads((project.www / "releases/1.1.0/manifest.json").read_text())
+    blob = project.www / "blobs" / manifest["slot"]["blob"]["sha256"]
+    good = blob.read_bytes()
+    blob.write_bytes(good[:-9] + b"corrupted")
+    try:
+        done = project.run(
+            "upload", "--channel", "night", BELAY_UPDATE_URL=f"http://127.0.0.1:{project.port}"
+        )
+    finally:
+        blob.write_bytes(good)
+    assert done.returncode != 0
+    assert "release 1.1.0: " in done.stderr
+    assert not (project.www / "channels/night").exists()
+    assert "url in [update]" in refused(
+        project, "upload", "--channel", "night", BELAY_UPDATE_URL=""
+    )
+
+
+def test_a_channel_goes_back_only_by_an_order(project: Project) -> None:
+    project.upload("--channel", "back")
+    older = ("upload", "--channel", "back", "--version", "1.0.0", "--unverified")
+    assert "which is newer than 1.0.0" in refused(project, *older)
+    project.inv(*older, "--downgrade")
+    shown = project.inv("channel.show", "--json")
+    channels = {one["channel"]: one for one in json.loads(shown)}
+    assert (channels["back"]["version"], channels["back"]["downgrade"]) == ("1.0.0", True)
+
+
+def test_a_release_is_promoted(project: Project) -> None:
+    project.upload("--channel", "beta", "--version", "1.1.0")
+    assert "channel calm has release 1.1.0" in project.inv("channel.promote", "beta", "calm")
+    assert "has no channel gamma" in refused(project, "channel.promote", "gamma", "calm")
+
+
+def test_a_release_is_verified_byte_by_byte(project: Project) -> None:
+    project.inv("release.verify", "1.1.0")
+    manifest = json.loads((project.store / "releases/1.1.0/manifest.json").read_text())
+    blob = project.store / "blobs" / manifest["files"]["sbom.json"]["sha256"]
+    good = blob.read_bytes()
+    blob.write_bytes(good.replace(b"busybox", b"busybux"))
+    said = refused(project, "release.verify", "1.1.0")
+    blob.write_bytes(good)
+    assert "sbom.json" in said and "is corrupt" in said

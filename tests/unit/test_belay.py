@@ -1,0 +1,157 @@
+"""The command `belay`, on a root with /proc, /sys and partitions that are files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.esp import esp
+from tests.publisher import BUILT, SLOT_SIZE, Publisher, served, slot_bytes
+from updater.__main__ import _in_window, main
+from updater.boot import BootStateFile
+from updater.disk import Disk
+from updater.errors import UpdateError
+from updater.grubenv import TRIAL, SlotState
+
+GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("updater.memory.time.time", lambda: BUILT + 2000)
+    return Publisher(tmp_path / "server")
+
+
+@pytest.fixture
+def root(tmp_path: Path, publisher: Publisher) -> Path:
+    """A node that runs 1.0.0 in slot a; a second disk has the same names."""
+    root = tmp_path / "root"
+    classes = root / "sys/class/block"
+    classes.mkdir(parents=True)
+    for disk, guid in (("vda", GUID), ("vdb", "another")):
+        for number, name in enumerate(("esp", "slot-a", "slot-b", "data"), start=2):
+            device = root / "sys/devices" / disk / f"{disk}{number}"
+            device.mkdir(parents=True)
+            own = guid if name == "slot-a" else f"{guid}-{name}"
+            (device / "uevent").write_text(f"PARTNAME={name}\nPARTUUID={own}\n")
+            (classes / device.name).symlink_to(device)
+        (classes / disk).symlink_to(root / "sys/devices" / disk)
+    for folder in ("dev", "proc", "etc/belay/keys", "run/belay/node"):
+        (root / folder).mkdir(parents=True)
+    (root / "proc/cmdline").write_text(
+        f"quiet belay.slot=a belay.mode=good belay.partuuid={GUID}\n"
+    )
+    (root / "dev/vda2").write_bytes(esp())
+    for number in (3, 4):
+        (root / f"dev/vda{number}").write_bytes(slot_bytes("old").ljust(SLOT_SIZE, b"\0"))
+    system = {"os": "belay", "arch": "x86_64", "version": "1.0.0", "built": BUILT}
+    (root / "etc/belay/release.json").write_text(json.dumps(system))
+    (root / "etc/belay/settings.json").write_text(json.dumps({"channel": "stable"}))
+    (root / "etc/belay/keys/release.pub").write_bytes(publisher.key.public_file)
+    return root
+
+
+def answer(
+    capsys: pytest.CaptureFixture[str], root: Path, *words: str
+) -> tuple[int, dict[str, object]]:
+    code = main(["--root", str(root), *words, "--json"])
+    result: dict[str, object] = json.loads(capsys.readouterr().out)
+    return code, result
+
+
+def test_an_update_by_command(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    with served(publisher.store.folder) as (url, _):
+        (root / "run/belay/node/settings.json").write_text(json.dumps({"url": url, "rate": "x"}))
+        assert answer(capsys, root, "check") == (0, {"version": "1.1.0", "news": True})
+        assert answer(capsys, root, "update") == (0, {"version": "1.1.0", "installed": True})
+    code, status = answer(capsys, root, "status")
+    assert code == 0
+    assert status["slots"] == {
+        "a": {"state": "good", "tries": 8}, "b": {"state": "trial", "tries": 3},
+    }  # fmt: skip
+    assert main(["--root", str(root), "status"]) == 0
+    assert "release 1.1.0 is installed in slot b: reboot to try it" in capsys.readouterr().out
+    assert main(["--root", str(root), "history"]) == 0
+    assert "update     1.1.0 in slot b" in capsys.readouterr().out
+
+
+def test_what_was_left_is_not_tried_again_by_itself(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    place = str(publisher.store.folder)
+    memory = root / "data/belay"
+    memory.mkdir(parents=True)
+    (memory / "tried.json").write_text('{"version": "1.1.0", "slot": "b", "left": "it hung"}')
+    update = ("update", "--from", place)
+    assert answer(capsys, root, *update) == (0, {"version": "1.1.0", "installed": False})
+    code, result = answer(capsys, root, *update, "--again")
+    assert (code, result["installed"]) == (0, True)
+
+
+def test_the_running_release_once_more(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.0.0")
+    update = ("update", "--from", str(publisher.store.folder))
+    assert answer(capsys, root, *update) == (0, {"version": "1.0.0", "installed": False})
+    assert answer(capsys, root, *update, "--reinstall")[1]["installed"] is True
+    assert BootStateFile(root / "dev/vda2").read().slots["b"] == SlotState(TRIAL, 3)
+
+
+def test_a_person_may_not_go_back_without_a_signed_order(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.release("0.9.0")
+    update = ("update", "--from", str(publisher.store.folder), "--to", "0.9.0")
+    code, result = answer(capsys, root, *update)
+    assert code == 1 and "0.9.0 is older than 1.0.0: only a signed order" in str(result["error"])
+    code, result = answer(capsys, root, "update", "--from", str(root), "--to", "../../etc")
+    assert code == 1
+
+
+def test_two_at_once(root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:
+    publisher.publish("1.1.0")
+    lock = root / "run/belay/lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, result = answer(capsys, root, "update", "--from", str(publisher.store.folder))
+    assert code == 1 and "at work already" in str(result["error"])
+
+
+def test_a_server_out_of_reach_may_work_later(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(root), "check", "--from", "http://127.0.0.1:1"]) == 75
+    assert capsys.readouterr().err.startswith("belay: http://127.0.0.1:1/channels/stable: ")
+    assert main(["--root", str(root), "check"]) == 1
+    assert "no server is set" in capsys.readouterr().err
+
+
+def test_write_errors_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "slot"
+    path.write_bytes(bytes(8192))
+
+    def broken(*_: object) -> int:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "pwritev", broken)
+    reason = "slot can't be written at byte 4096: Input/output"
+    with Disk(path, write=True) as disk, pytest.raises(UpdateError, match=reason):
+        disk.write(4096, b"x")
+
+
+@pytest.mark.parametrize(
+    ("window", "hour", "inside"),
+    [("", 3, True), ("22-4", 23, True), ("22-4", 3, True), ("22-4", 4, False), ("2-5", 5, False)],
+)
+def test_the_window(window: str, hour: int, inside: bool) -> None:
+    assert _in_window(window, hour) is inside

@@ -1,0 +1,90 @@
+"""Releases that must not stay: each goes back by itself, and the node says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.disk.boot_state import read_boot_state, write_boot_state
+from tasks.disk.table import read_table
+from tasks.vm.machine import Machine
+from tests.project import Published
+from updater.grubenv import BAD, SlotState
+
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("updates")]
+
+RESET_TIMEOUT_S = 600
+OVERLAY = "rootfs/overlay/etc"
+
+
+def failing_check(root: Path) -> dict[str, str]:
+    check = root / OVERLAY / "belay/health.d/60-own"
+    check.write_text("#!/bin/sh\necho the rope is frayed\nexit 1\n")
+    check.chmod(0o755)
+    return {}
+
+
+def needs_network(root: Path) -> dict[str, str]:
+    return {"BELAY_UPDATE_NETWORK": "true"}
+
+
+def hangs_early(root: Path) -> dict[str, str]:
+    init = root / "initramfs/init"
+    text = init.read_text()
+    before, mark, after = text.partition("$MOCK modprobe -a -q loop squashfs")
+    assert mark
+    init.write_text(f'{before}say "this is where it hangs"\nsleep 999999\n{mark}{after}')
+    return {}
+
+
+def hangs_late(root: Path) -> dict[str, str]:
+    service = root / OVERLAY / "init.d/stuck"
+    service.write_text("#!/sbin/openrc-run\nstart() {\n\tsleep 999999\n}\n")
+    service.chmod(0o755)
+    with (root / "rootfs/services").open("a") as services:
+        services.write("default stuck\n")
+    return {"BELAY_UPDATE_BOOT_S": "60"}
+
+
+CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str, str]] = {
+    "a health check fails": (failing_check, "check 60-own failed", "the rope is frayed"),
+    "no network": (needs_network, "check 40-network failed", "there is no default route"),
+    "a hang, early": (hangs_early, "it hung or lost power", "left no trace"),
+    "a hang, late": (hangs_late, "it hung or lost power", "left no trace"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_goes_back_by_itself(name: str, published: Published, tmp_path: Path) -> None:
+    change, check, reason = CASES[name]
+    project = published.project
+    env = change(project.root)
+    try:
+        project.inv("slot", BELAY_OS_VERSION="1.9.0", **env)
+    finally:
+        project.git("checkout", "-q", ".")
+        project.git("clean", "-q", "-f", "-d")
+    machine = Machine(published.first_disk, tmp_path / "machine", watchdog=True)
+    with machine.disk.open("r+b") as disk:
+        disk.seek(read_table(disk)["slot-b"].offset)
+        disk.write((project.build / "slot.img").read_bytes())
+    state = replace(read_boot_state(machine.disk), order=("b", "a"))
+    state.slots["b"] = SlotState("trial", 1)
+    write_boot_state(machine.disk, state)
+
+    with machine:
+        if name == "no network":
+            machine.qmp("set_link", name="net", up=False)
+        machine.wait_for_console(r"belay: booting slot b \(trial\)")
+        machine.wait_for_console(r"belay: booting slot a \(good\)", RESET_TIMEOUT_S)
+        machine.wait_for_login()
+        machine.wait_until_succeeds("belay history | grep -q left")
+        said = machine.succeed("belay status")
+        assert "belay 1.0.0 (x86_64) in slot a (good)" in said
+        assert check in said and reason in said
+        machine.power_cut()
+        after = read_boot_state(machine.disk)
+        assert (after.slots["b"].state, after.last_good) == (BAD, "a")
