@@ -26,12 +26,12 @@ done
 mkdir -p "$root/usr/lib/belay/updater" "$root/data"
 cp in/updater/*.py "$root/usr/lib/belay/updater/"
 chmod 644 "$root"/usr/lib/belay/updater/*
-chroot "$root" /usr/bin/python3 -I -S -c 'import sys
+chroot "$root" /usr/bin/python3 -I -S -B -c 'import sys
 sys.path.insert(0, "/usr/lib/belay")
 from updater import __main__
 print(*[m.__file__ for m in list(sys.modules.values()) if str(getattr(m, "__file__", "")).endswith(".py")])
 ' | tr ' ' '\n' >"$root/tmp/sources"
-chroot "$root" /usr/bin/python3 -I -m compileall -q --invalidation-mode unchecked-hash -i /tmp/sources
+chroot "$root" /usr/bin/python3 -I -m compileall -q -f --invalidation-mode unchecked-hash -i /tmp/sources
 rm "$root/tmp/sources"
 
 mkdir -p "$root/etc/belay"

@@ -26,7 +26,10 @@ class CommandError(UserError):
     def __init__(self, what: str, code: int, output: str, log: Path) -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
         tail = "".join(f"  {line}\n" for line in output.splitlines()[-LOG_TAIL_LINES:])
-        super().__init__(f"{what} {how}:\n{tail}the whole output: {log}")
+        # Some programs go on after that, so it needn't be at the end.
+        full = "no space left on device" in output.lower()
+        why = "no space left on the disk; make room, then run it again\n" if full else ""
+        super().__init__(f"{what} {how}:\n{tail}{why}the whole output: {log}")
         self.output = output
 
 

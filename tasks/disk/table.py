@@ -13,7 +13,7 @@ from tasks.disk.layout import SECTOR
 
 _SIGNATURE = b"EFI PART"
 _TABLE = struct.Struct("<72x Q I I")  # first sector of the entries, their number, size of one
-_ENTRY = struct.Struct("<16s 16x Q Q 8x 72s")  # type, first and last sector, name in UTF-16
+_ENTRY = struct.Struct("<16s 16x Q Q 8x 72s")  # type, first and last sector, name (UTF-16)
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ def read_table(disk: IO[bytes]) -> dict[str, Place]:
     for at in range(0, len(entries), size):
         kind, first, last, name = _ENTRY.unpack_from(entries, at)
         if any(kind):
-            text = name.decode("utf-16-le").rstrip("\0")
+            text = name[::2].decode("ascii", "replace").rstrip("\0")
             table[text] = Place(first * SECTOR, (last + 1 - first) * SECTOR)
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -31,13 +30,13 @@ def attach(container: Container) -> int:
     )
     plain: socket.socket = getattr(connection, "_sock", connection)
     container.start()
-    with _raw_terminal(), _resized(container.resize):
-        _carry(plain)
+    with _raw_terminal(), _resized(container.resize) as resize:
+        _carry(plain, resize)
     return int(container.wait()["StatusCode"])
 
 
-def _carry(connection: socket.socket) -> None:
-    """Carry bytes both ways until the other side ends."""
+def _carry(connection: socket.socket, begins: Callable[[], None]) -> None:
+    """Carry bytes both ways until the other side ends; `begins` is called when it first speaks."""
     keys, screen = sys.stdin.fileno(), sys.stdout.fileno()
     sources: list[int | socket.socket] = [connection, keys]
     while True:
@@ -46,6 +45,8 @@ def _carry(connection: socket.socket) -> None:
             data = connection.recv(BLOCK)
             if not data:
                 return
+            begins()
+            begins = _nothing
             os.write(screen, data)
         if keys in ready:
             if typed := os.read(keys, BLOCK):
@@ -70,17 +71,23 @@ def _raw_terminal() -> Iterator[None]:
 
 
 @contextmanager
-def _resized(resize: Callable[[int, int], None]) -> Iterator[None]:
+def _resized(resize: Callable[[int, int], None]) -> Iterator[Callable[[], None]]:
+    """Pass on the size of our terminal whenever it changes, and when what this gives is called."""
+
     def pass_on(*_: object) -> None:
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stdout.fileno())
         resize(size.lines, size.columns)
 
     if not sys.stdout.isatty():
-        yield
+        yield _nothing
         return
-    pass_on()
     before = signal.signal(signal.SIGWINCH, pass_on)
     try:
-        yield
+        # Not before the program is there: a size that comes earlier gets lost.
+        yield pass_on
     finally:
         signal.signal(signal.SIGWINCH, before)
+
+
+def _nothing() -> None:
+    return

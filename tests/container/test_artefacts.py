@@ -49,14 +49,14 @@ def test_root_has_the_overlay_the_services_and_right_owners(
     lines = {line.split()[5].removeprefix("squashfs-root/"): line for line in listing.splitlines()}
     assert lines["etc/shadow"].startswith("-rw-r----- 0/42 ")
     assert lines["etc/inittab"].startswith("-rw-r--r-- 0/0 ")
-    assert lines["etc/init.d/belay-confirm"].startswith("-rwxr-xr-x 0/0 ")
-    assert "etc/runlevels/default/belay-confirm" in lines
+    assert lines["etc/init.d/belay-gate"].startswith("-rwxr-xr-x 0/0 ")
+    assert "etc/runlevels/default/belay-gate" in lines
     assert "squashfs-root/lib/modules -> /.modloop/modules" in listing
     assert not any(name.startswith("boot/") for name in lines)
     cached = in_container(
         "unsquashfs -cat in/root var/cache/rc/deptree", root=artefacts / "root.squashfs"
     )
-    assert "service='belay-confirm'" in cached, "openrc would leave the service out"
+    assert "service='belay-gate'" in cached, "openrc would leave the service out"
 
 
 def test_modloop_holds_plain_modules_that_find_each_other(
