@@ -16,14 +16,18 @@ from tasks.core.progress import Progress, table
 @task(
     positional=["what"],
     help={
-        "what": "build: builds of all kinds; ram: memory used after login",
+        "what": "build: builds of all kinds; ram: memory used after login; update: an update",
         "times": "how often to measure; the median counts",
         "json": "print the figures as JSON",
     },
 )
 def bench(c: Context, what: str, times: int = 3, json: bool = False) -> None:
     """Measure on this machine how fast builds are, or how much memory a node needs."""
-    kinds: dict[str, Callable[[Context, int, bool], None]] = {"build": _build, "ram": _ram}
+    kinds: dict[str, Callable[[Context, int, bool], None]] = {
+        "build": _build,
+        "ram": _ram,
+        "update": _update,
+    }
     if what not in kinds:
         raise UserError(f'there is no benchmark "{what}"; there are: {", ".join(kinds)}')
     kinds[what](c, times, json)
@@ -56,3 +60,14 @@ def _ram(c: Context, _times: int, json: bool) -> None:
         show_json([asdict(usage) for usage in usages])
         return
     table(("system", "MiB"), [(usage.what, f"{usage.mib:.0f}") for usage in usages])
+
+
+def _update(c: Context, times: int, json: bool) -> None:
+    from tasks.benchmarks.update import update_figures
+
+    with Progress() as progress:
+        figures = update_figures(c, progress, times)
+    if json:
+        show_json([asdict(figure) for figure in figures])
+        return
+    table(("", "figure", ""), [(one.what, f"{one.value:.2f}", one.unit) for one in figures])

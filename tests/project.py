@@ -93,6 +93,18 @@ def free_port() -> int:
         return port
 
 
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"{process.args!r} doesn't listen"
+        time.sleep(0.05)
+
+
 NGINX = """\
 daemon off;
 pid {folder}/pid;
@@ -128,14 +140,7 @@ def nginx(root: Path, port: int, folder: Path) -> Iterator[Path]:
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, (folder / "error.log").read_text()
-            assert time.monotonic() < deadline, "nginx doesn't listen"
-            time.sleep(0.05)
+        wait_for_port(port, process)
         yield folder / "access.log"
     finally:
         process.terminate()

@@ -58,6 +58,13 @@ def build_timings(progress: Progress, times: int) -> Iterator[Timing]:
 def _timed(
     what: str, times: int, action: Callable[[], None], before: Callable[[], None] | None = None
 ) -> Timing:
+    return Timing(what, median_seconds(times, action, before), times)
+
+
+def median_seconds(
+    times: int, action: Callable[[], None], before: Callable[[], None] | None = None
+) -> float:
+    """How long `action` takes; `before` prepares each time, and doesn't count."""
     seconds = []
     for _ in range(times):
         if before:
@@ -65,7 +72,7 @@ def _timed(
         start = time.monotonic()
         action()
         seconds.append(time.monotonic() - start)
-    return Timing(what, statistics.median(seconds), times)
+    return statistics.median(seconds)
 
 
 def _docker_answers() -> bool:

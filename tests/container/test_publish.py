@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.core.host import require_program
-from tests.project import Project, Published
+from tests.project import Project, Published, free_port, wait_for_port
 
 pytestmark = [pytest.mark.container, pytest.mark.xdist_group("updates")]
 
@@ -91,6 +93,57 @@ def test_an_upload_says_beforehand_what_it_would_do(project: Project, tmp_path: 
     said = project.inv("--dry", "upload", "--channel", "beta", "--to", str(tmp_path / "www"))
     assert "/blobs/" in said and said.rstrip().endswith("channel beta: new -> 1.1.0")
     assert not (tmp_path / "www").exists()
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a host that ssh reaches: this one, by a server of its own."""
+    if os.getuid() != 0:
+        pytest.skip("an SSH server needs root")
+    sshd = require_program("sshd", ["openssh-server"])
+    client = require_program("ssh", ["openssh-client"])
+    port = free_port()
+    for name in ("host", "user"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    (tmp_path / "sshd_config").write_text(
+        f"ListenAddress 127.0.0.1:{port}\nHostKey {tmp_path}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nPermitRootLogin yes\n"
+    )
+    (tmp_path / "ssh_config").write_text(
+        f"Host crag\nHostName 127.0.0.1\nPort {port}\nUser root\nIdentityFile {tmp_path}/user\n"
+        "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nLogLevel ERROR\n"
+    )
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text(f'#!/bin/sh\nexec {client} -F {tmp_path}/ssh_config "$@"\n')
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sshd, "-D", "-f", tmp_path / "sshd_config"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_port(port, process)
+    yield "crag"
+    process.terminate()
+    process.wait(60)
+
+
+def test_uploads_go_over_ssh(project: Project, ssh: str, tmp_path: Path) -> None:
+    www = tmp_path / "a www"
+    words = ("--channel", "far", "--version", "1.1.0", "--to", f"{ssh}:{www}", "--unverified")
+    path = os.environ["PATH"]
+    assert "channel far has release 1.1.0" in project.inv("upload", *words, PATH=path)
+    assert sorted(path.name for path in www.iterdir()) == ["blobs", "channels", "releases"]
+    for name in ("manifest.json", "manifest.json.minisig"):
+        here, there = project.store / "releases/1.1.0" / name, www / "releases/1.1.0" / name
+        assert here.read_bytes() == there.read_bytes()
+    assert project.inv("upload", *words, PATH=path).startswith("0 B uploaded")
+    shown = project.inv("channel.show", "--to", f"{ssh}:{www}", "--json", PATH=path)
+    assert json.loads(shown)[0]["version"] == "1.1.0"
+    said = refused(project, "upload", *words[:-2], f"{ssh}:/proc/none", words[-1], PATH=path)
+    assert "crag:/proc/none: ssh failed with exit code 1: mkdir" in said
 
 
 def test_only_what_is_missing_is_uploaded(project: Project) -> None:

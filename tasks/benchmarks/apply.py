@@ -1,0 +1,38 @@
+"""Installs a release into files, as a process of its own whose memory can be told.
+
+    python -m tasks.benchmarks.apply ROOT URL VERSION
+
+ROOT holds `esp`, `slot-a`, `slot-b` and `key.pub`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from updater.boot import BootStateFile
+from updater.memory import Memory
+from updater.node import Node, Settings, System
+from updater.signature import read_keys
+from updater.source import open_source
+from updater.update import Updater
+
+
+def main(root: Path, url: str, version: str) -> None:
+    """Take that release."""
+    node = Node(
+        root=root,
+        system=System("belay", "x86_64", "0.0.1", 0),
+        settings=Settings(),
+        slot="a",
+        mode="good",
+        slots={name: root / f"slot-{name}" for name in ("a", "b")},
+        boot=BootStateFile(root / "esp"),
+        keys=read_keys(root),
+    )
+    updater = Updater(node, open_source(url), Memory(node))
+    updater.install(updater.manifest(version))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:4])

@@ -1,0 +1,136 @@
+"""How long an update takes, beside plain tools that fetch, unpack, write, and read back."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from invoke.context import Context
+from minisign import KeyPair
+
+from tasks.benchmarks.build import median_seconds
+from tasks.build import build
+from tasks.core.config import load_config
+from tasks.core.host import require_program
+from tasks.core.paths import BUILD, CACHE, PROJECT
+from tasks.core.progress import Progress
+from tasks.disk.table import read_table
+from tasks.releases.chunks import write_slot
+from tasks.releases.keys import signed
+from tasks.releases.store import Store
+from updater.formats import Manifest
+
+VERSION = "1.0.0"
+PLAIN = "curl -sf {url} | xz -dc | dd of={slot} bs=1M oflag=direct conv=notrunc,fsync 2>/dev/null"
+READ_BACK = "dd if={slot} bs=1M count={size} iflag=count_bytes,direct 2>/dev/null | sha256sum"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`value` in `unit`."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
+    """Install what `build/slot.img` holds, into files."""
+    build(c, "image", load_config())
+    for program, packages in (("curl", ["curl"]), ("xz", ["xz-utils"])):
+        require_program(program, packages)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        folder = Path(name)
+        progress.started("packing the slot image")
+        manifest = _publish(folder / "server", folder / "node")
+        progress.stopped("packing the slot image")
+        fresh = functools.partial(_make_node, folder / "node", manifest.slot.size)
+        fresh()
+        with _served(folder / "server") as url:
+            plain = median_seconds(times, lambda: _plain(folder / "node", url, manifest))
+            memory = 0
+
+            def apply() -> None:
+                nonlocal memory
+                memory = max(memory, _apply(folder / "node", url))
+
+            applied = median_seconds(times, apply, fresh)
+    return [
+        Figure("plain tools", plain, "s"),
+        Figure("belay update", applied, "s"),
+        Figure("of plain tools", applied / plain, ""),
+        Figure("memory of belay update", memory / 1024, "MiB"),
+        Figure("slot image", manifest.slot.size / 1e6, "MB"),
+        Figure("to fetch", manifest.slot.blob.size / 1e6, "MB"),
+    ]
+
+
+def _publish(server: Path, node: Path) -> Manifest:
+    store, pair = Store(server), KeyPair.generate()
+    node.mkdir()
+    (node / "key.pub").write_bytes(bytes(pair.public_key))
+    slot = write_slot((BUILD / "slot.img").resolve(), store.blobs)
+    manifest = Manifest("belay", "x86_64", VERSION, 0, slot, {})
+    store.add_release(manifest, functools.partial(signed, pair.secret_key))
+    return manifest
+
+
+def _make_node(node: Path, size: int) -> None:
+    """Slots full of other bytes, and an ESP on which slot a is good."""
+    with (BUILD / "disk.img").open("rb") as disk:
+        esp = read_table(disk)["esp"]
+        disk.seek(esp.offset)
+        (node / "esp").write_bytes(disk.read(esp.size))
+    for name in ("slot-a", "slot-b"):
+        with (node / name).open("wb") as slot:
+            for _ in range(-(-size // (1 << 20))):
+                slot.write(b"\x55" * (1 << 20))
+            os.fsync(slot.fileno())
+
+
+def _plain(node: Path, url: str, manifest: Manifest) -> None:
+    words = {
+        "url": f"{url}/blobs/{manifest.slot.blob.sha256}",
+        "slot": node / "slot-b",
+        "size": manifest.slot.size,
+    }
+    script = f"{PLAIN.format(**words)} && {READ_BACK.format(**words)}"
+    done = subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split()[0] == manifest.slot.sha256
+
+
+def _apply(node: Path, url: str) -> int:
+    """The most memory that it had, in KiB."""
+    command = [sys.executable, "-m", "tasks.benchmarks.apply", str(node), url, VERSION]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            return
+
+    handler = functools.partial(Handler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
