@@ -16,7 +16,8 @@ from tests.publisher import BUILT, DAY, NOW, SLOT_SIZE, FileNode, Key, Publisher
 from updater import disk as disk_module
 from updater.errors import Refused, Unreachable, UpdateError
 from updater.formats import Blob, Chunk
-from updater.grubenv import BAD, GOOD, TRIAL, SlotState
+from updater.grubenv import BAD, GOOD, TRIAL, BootState, SlotState
+from updater.memory import Trust
 from updater.source import open_source
 
 
@@ -312,6 +313,26 @@ def test_it_is_refused_and_nothing_is_lost(name: str, publisher: Publisher, node
         node.update(url)
     assert node.holds("b", manifest, publisher)
     assert node.boot.read().slots["b"] == SlotState(TRIAL, 3)
+
+
+def test_a_key_hands_over_to_the_next(publisher: Publisher, node: FileNode) -> None:
+    """The old key signs the release that trusts the new one and revokes the old one."""
+    place, old, new = str(publisher.store.folder), publisher.key, Key()
+    publisher.publish("1.1.0")
+    node.update(place)
+    # That release runs, was kept, and then left again: what it revoked stays revoked.
+    node.boot.write(BootState())
+    node.change(keys=[old.public, new.public])
+    node.memory.keep_trust(Trust(revoked=(old.public.id,)))
+    publisher.publish("1.2.0", signed=NOW + 1)
+    with pytest.raises(
+        Refused, match=f"signed by key {old.public.id}; trusted are: {new.public.id}"
+    ):
+        node.update(place)
+    publisher.key = new
+    manifest = publisher.publish("1.3.0", signed=NOW + 2)
+    node.update(place)
+    assert node.holds("b", manifest, publisher)
 
 
 def test_a_downgrade_needs_a_signed_order(publisher: Publisher, node: FileNode) -> None:
