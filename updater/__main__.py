@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     command("status", status, "show what runs, the state of both slots, and why one was left")
     check_ = command("check", check, "ask whether there is a newer release")
     update_ = command("update", update, "bring a release into the other slot, to be tried next")
-    for one in (check_, update_):
+    pull_ = command("pull", pull, "update if it is time for it, and reboot (a service does it)")
+    pull_.set_defaults(to="", reinstall=False, again=False, reboot=True)
+    for one in (check_, update_, pull_):
         one.add_argument(
             "--from", dest="place", default="", help="a URL or a folder to take it from"
         )
@@ -71,8 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     command("rollback", rollback, "go back to the other slot at the next boot")
     command("history", history, "show what happened, the newest last")
     command("gate", run_gate, "look at the health of this boot and act on it (a service does it)")
-    pull_ = command("pull", pull, "update if it is time for it, and reboot (a service does it)")
-    pull_.set_defaults(place="", to="", reinstall=False, again=False, reboot=True)
     return parser
 
 
@@ -196,8 +196,8 @@ def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[st
 
 
 def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
-    """See the parser."""
-    if not _in_window(node.settings.window, time.localtime().tm_hour):
+    """See the parser. Whoever plugs in a stick doesn't want to wait for the window."""
+    if not options.place and not _in_window(node.settings.window, time.localtime().tm_hour):
         return {"version": node.system.version, "installed": False}
     try:
         return update(node, memory, options)

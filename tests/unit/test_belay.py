@@ -107,6 +107,23 @@ def test_the_running_release_once_more(
     assert BootStateFile(root / "dev/vda2").read().slots["b"] == SlotState(TRIAL, 3)
 
 
+def test_the_service_updates_and_reboots(
+    root: Path,
+    publisher: Publisher,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reboots: list[str] = []
+    monkeypatch.setattr("updater.__main__._reboot", lambda: reboots.append("reboot"))
+    place = ("--from", str(publisher.store.folder))
+    for _ in range(2):
+        assert answer(capsys, root, "pull", *place)[0] == 75
+    assert len(answer(capsys, root, "history")[1]["events"]) == 1, "it is told once"  # type: ignore[arg-type]
+    publisher.publish("1.1.0")
+    assert answer(capsys, root, "pull", *place) == (0, {"version": "1.1.0", "installed": True})
+    assert reboots == ["reboot"]
+
+
 def test_a_person_may_not_go_back_without_a_signed_order(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:

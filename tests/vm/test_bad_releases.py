@@ -83,7 +83,7 @@ def test_it_goes_back_by_itself(name: str, published: Published, tmp_path: Path)
         machine.wait_for_login()
         machine.wait_until_succeeds("belay history | grep -q left")
         said = machine.succeed("belay status")
-        assert "belay 1.0.0 (x86_64) in slot a (good)" in said
+        assert "belay 1.0.0 (x86_64) runs in slot a (good)" in said
         assert check in said and reason in said
         machine.power_cut()
         after = read_boot_state(machine.disk)

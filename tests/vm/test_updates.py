@@ -75,7 +75,7 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         machine.wait_for_console("belay: booting slot b .good.")
         machine.wait_for_login()
         said = machine.succeed("belay status")
-        assert "belay 1.1.0 (x86_64) in slot b (good)" in said
+        assert "belay 1.1.0 (x86_64) runs in slot b (good)" in said
         assert "release 1.2.0 was left: check 10-services failed" in said
         assert "not running: broken" in said
         copy_sparse(machine.disk, tmp_path / "at the end")
@@ -91,6 +91,7 @@ def stick_with_broken_service(published: Published, folder: Path) -> Path:
     with (project.root / "rootfs/services").open("a") as services:
         services.write("default broken\n")
     published.slots["1.2.0"] = project.release("1.2.0")
+    project.git("reset", "-q", "--hard", "HEAD~1")
     stick = folder / "stick"
     project.inv("upload", "--channel", "stable", "--to", str(stick), "--unverified")
     for blob in (stick / "blobs").iterdir():
