@@ -130,19 +130,20 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         if manifest is None:
             _say(options, f"release {node.system.version} is running already")
             return {"version": node.system.version, "installed": False}
-        tried = memory.tried()
-        if tried and tried.version == manifest.version and not options.to and not options.reinstall:
-            if tried.left and not options.again:
-                _say(options, f"release {tried.version} was left before, and is not tried again")
-                return {"version": tried.version, "installed": False}
-            if node.boot.read().slots[node.other].state == TRIAL and tried.slot == node.other:
-                _say(options, f"release {tried.version} is installed already: reboot to try it")
-                return {"version": tried.version, "installed": True}
-        updater.install(manifest)
-    _say(options, f"release {manifest.version} is in slot {node.other}: reboot to try it")
+        version, tried = manifest.version, memory.tried()
+        by_itself = not options.to and not options.reinstall
+        known = tried if tried and tried.version == version and by_itself else None
+        if known and known.left and not options.again:
+            _say(options, f"release {version} was left before, and is not tried again")
+            return {"version": version, "installed": False}
+        waits = known and node.boot.read().slots[node.other].state == TRIAL
+        if not waits:
+            updater.install(manifest)
+    what = "is installed already" if waits else f"is in slot {node.other}"
+    _say(options, f"release {version} {what}: reboot to try it")
     if options.reboot:
         _reboot()
-    return {"version": manifest.version, "installed": True}
+    return {"version": version, "installed": True}
 
 
 def _wanted(updater: Updater, options: argparse.Namespace) -> Manifest | None:

@@ -115,13 +115,15 @@ def test_the_service_updates_and_reboots(
 ) -> None:
     reboots: list[str] = []
     monkeypatch.setattr("updater.__main__._reboot", lambda: reboots.append("reboot"))
+    publisher.store.folder.mkdir()
     place = ("--from", str(publisher.store.folder))
     for _ in range(2):
         assert answer(capsys, root, "pull", *place)[0] == 75
     assert len(answer(capsys, root, "history")[1]["events"]) == 1, "it is told once"  # type: ignore[arg-type]
     publisher.publish("1.1.0")
     assert answer(capsys, root, "pull", *place) == (0, {"version": "1.1.0", "installed": True})
-    assert reboots == ["reboot"]
+    assert answer(capsys, root, "pull", *place) == (0, {"version": "1.1.0", "installed": True})
+    assert reboots == ["reboot", "reboot"], "it was installed, and nobody rebooted"
 
 
 def test_a_person_may_not_go_back_without_a_signed_order(
