@@ -1,8 +1,8 @@
 """Installs a release into files, as a process of its own whose memory can be told.
 
-    python -m tasks.benchmarks.apply ROOT URL VERSION
+    python tasks/benchmarks/apply.py ROOT URL VERSION
 
-ROOT holds `esp`, `slot-a`, `slot-b` and `key.pub`.
+ROOT holds `esp`, `slot-a`, `slot-b` and `key.pub`. It prints the most memory that it had, in KiB.
 """
 
 from __future__ import annotations
@@ -34,5 +34,12 @@ def main(root: Path, url: str, version: str) -> None:
     updater.install(updater.manifest(version))
 
 
+def most_memory() -> int:
+    """What this process had at most, in KiB: its own count, which begins when it does."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *sys.argv[2:4])
+    print(most_memory())
