@@ -191,7 +191,7 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
 
 def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
-    with _alone(node):
+    with _alone(node, wait=True):
         well = gate.gate(node, memory, _say_on_console, _reboot)
     return {"well": well, "code": 0 if well else 1}
 
@@ -248,13 +248,16 @@ def _in_window(window: str, hour: int) -> bool:
 
 
 @contextmanager
-def _alone(node: Node) -> Iterator[None]:
-    """Let one process at a time change slots and boot state. Raises UpdateError for the second."""
+def _alone(node: Node, wait: bool = False) -> Iterator[None]:
+    """Let one process at a time change slots and boot state.
+
+    Raises UpdateError for the second, unless that is to `wait`.
+    """
     place = node.root / LOCK
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UpdateError("belay is at work already, in another process") from None
         yield
