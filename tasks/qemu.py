@@ -12,9 +12,9 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.build import build
-from tasks.core.config import load_config
+from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse
+from tasks.core.files import copy_sparse, copy_sparse_to
 from tasks.core.output import say
 from tasks.core.paths import BUILD
 from updater.grubenv import SLOTS
@@ -28,18 +28,20 @@ KEPT = BUILD / "qemu"
         "bios": "boot by BIOS instead of UEFI",
         "usb": "plug in a stick with the files of this folder, labelled for a node's own files",
         "memory": "memory in MiB",
+        "release": "boot the disk image of this release, and not what the tree builds",
         "keep": "keep the machine's disk in build/qemu, and go on with it the next time",
     }
 )
-def qemu(
+def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     c: Context,
     slot: str = "",
     bios: bool = False,
     usb: str = "",
     memory: int = 512,
+    release: str = "",
     keep: bool = False,
 ) -> None:
-    """Boot build/disk.img in a virtual machine; Ctrl-A X ends it."""
+    """Boot build/disk.img, or that of a release, in a virtual machine; Ctrl-A X ends it."""
     if slot not in ("", *SLOTS):
         raise UserError(f"--slot {slot}: wanted a or b")
     if usb and not Path(usb).is_dir():
@@ -49,15 +51,19 @@ def qemu(
 
     config = load_config()
     qemu_program()
-    build(c, "image", config)
-    if c.config.run.dry:
-        return
+    if not release:
+        build(c, "image", config)
+        if c.config.run.dry:
+            return
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch:
         folder = KEPT if keep else Path(scratch)
         disk = folder / "disk.img"
         if not disk.exists():
-            copy_sparse(BUILD / "disk.img", disk)
+            if release:
+                unpack_disk(config, release, disk)
+            else:
+                copy_sparse(BUILD / "disk.img", disk)
         elif keep:
             say(f"going on with {disk}; delete it to start from the image again")
         if slot:
@@ -75,3 +81,15 @@ def qemu(
             [*hardware.command(), *console, "-mon", "chardev=console"], check=False
         )
     raise Exit(code=done.returncode)
+
+
+def unpack_disk(config: Config, version: str, target: Path) -> None:
+    """Put the disk image of a release to `target`."""
+    import lzma
+
+    from tasks.releases.make import DISK_IMAGE, store_of, trusted_keys
+
+    store = store_of(config)
+    blob = store.manifest(version, trusted_keys()).files[DISK_IMAGE]
+    with lzma.open(store.blobs / blob.sha256) as packed, target.open("wb") as disk:
+        copy_sparse_to(disk, packed)
