@@ -9,7 +9,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tasks.core.paths import BUILD, PROJECT
+from tasks.core.paths import PROJECT
 
 pytestmark = [pytest.mark.container, pytest.mark.xdist_group("docker")]
 
@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.container, pytest.mark.xdist_group("docker")]
 @pytest.fixture(params=["bubblewrap", "docker"])
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     """Chooses the engine."""
-    environment = {**os.environ, "BELAY_BUILD_ENGINE": request.param}
+    output = str(request.getfixturevalue("tmp_path"))
+    environment = {**os.environ, "BELAY_BUILD_ENGINE": request.param, "BELAY_OUTPUT": output}
     if request.param == "docker":
         environment["DOCKER_HOST"] = request.getfixturevalue("docker_host")
     return environment
@@ -48,7 +49,7 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
     console.expect(pexpect.EOF)
     console.close()
     assert console.exitstatus == 0
-    made = BUILD / "shell/image/out"
+    made = Path(environment["BELAY_OUTPUT"]) / "shell/image/out"
     disk = (artefacts / "disk.img").read_bytes()
     assert disk.startswith((made / "head").read_bytes()), "by hand it is the same"
     assert disk.endswith((made / "tail").read_bytes())
