@@ -30,6 +30,7 @@ BOOT_TIMEOUT_S = 240
 COMMAND_TIMEOUT_S = 60
 # The emulated serial line loses what comes faster.
 CHUNK, CHUNK_PAUSE_S = 16, 0.01
+REBOOTED = 1  # which of the things that are waited for came
 
 
 class MachineError(AssertionError):
@@ -79,6 +80,8 @@ class Machine:
         assert self._process is None, "the machine is on already"
         self._socket.unlink(missing_ok=True)
         words = self.hardware.command()
+        # A reset under emulation can hang in the firmware: each boot gets a qemu of its own.
+        words += ["-action", "reboot=shutdown"]
         words += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         words += ["-qmp", f"unix:{str(self._socket).replace(',', ',,')},server=on,wait=off"]
         self._process = pexpect.spawn(words[0], words[1:], echo=False, timeout=BOOT_TIMEOUT_S)
@@ -119,14 +122,21 @@ class Machine:
     # --- the console ---
 
     def wait_for_console(self, pattern: str, timeout_s: float = BOOT_TIMEOUT_S) -> re.Match[bytes]:
-        """Wait until the console shows `pattern`."""
-        try:
-            self.console.expect(pattern.encode(), timeout=timeout_s)
-        except (pexpect.TIMEOUT, pexpect.EOF) as error:
-            how = "within " + str(timeout_s) + " s"
-            if isinstance(error, pexpect.EOF):
-                how = "before the machine ended"
-            raise MachineError(f"no {pattern!r} on the console {how}; {self._log_end()}") from None
+        """Wait until the console shows `pattern`, over reboots too."""
+        deadline = time.monotonic() + timeout_s
+        found = REBOOTED
+        while found == REBOOTED:
+            left = max(0.0, deadline - time.monotonic())
+            found = self.console.expect(
+                [re.compile(pattern.encode(), re.DOTALL), pexpect.EOF, pexpect.TIMEOUT],
+                timeout=left,
+            )
+            if found == REBOOTED and left:
+                self.power_cut()
+                self.start()
+            elif found:
+                how = f"within {timeout_s} s"
+                raise MachineError(f"no {pattern!r} on the console {how}; {self._log_end()}")
         match = self.console.match
         assert isinstance(match, re.Match)
         return match
