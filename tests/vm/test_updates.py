@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tasks.core.files import copy_sparse
 from tasks.disk.boot_state import read_boot_state
 from tasks.disk.table import Place, read_table
 from tasks.vm.machine import Machine
 from tests.project import Published
-from updater.grubenv import BAD, SlotState
+from tests.write_log import writes
+from updater.grubenv import BAD, BootState, SlotState
 
 pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("updates")]
 
@@ -34,9 +37,10 @@ def holds(disk: Path, slot: str, image: Path, at: int = 0, size: int = -1) -> bo
 
 
 def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: Path) -> None:
-    """With a power cut in the middle."""
+    """With a power cut in the middle; then a bad release from a stick, which the node leaves."""
+    log = tmp_path / "writes"
     image = published.slots["1.1.0"]
-    with Machine(published.first_disk, tmp_path / "machine") as machine:
+    with Machine(published.first_disk, tmp_path / "machine", write_log=log) as machine:
         machine.wait_for_login()
         assert machine.succeed("uname -r") == "6.18.38-0-virt\n"
         machine.wait_until_succeeds(GATE)
@@ -64,3 +68,69 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         assert (state.slots["b"], state.last_good) == (SlotState("good", 8), "b")
         assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
         assert machine.succeed("belay check") == "release 1.1.0 is running already\n"
+
+        machine.attach_usb(stick_with_broken_service(published, tmp_path), "BELAYUPDATE")
+        machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
+        machine.wait_for_console("not running: broken")
+        machine.wait_for_console("belay: booting slot b .good.")
+        machine.wait_for_login()
+        said = machine.succeed("belay status")
+        assert "belay 1.1.0 (x86_64) runs in slot b (good)" in said
+        assert "release 1.2.0 was left: check 10-services failed" in said
+        assert "not running: broken" in said
+        copy_sparse(machine.disk, tmp_path / "at the end")
+    every_moment_was_safe(published, log, tmp_path)
+
+
+def stick_with_broken_service(published: Published, folder: Path) -> Path:
+    """A stick with release 1.2.0, in which a service fails."""
+    project = published.project
+    service = project.root / "rootfs/overlay/etc/init.d/broken"
+    service.write_text("#!/sbin/openrc-run\nstart() {\n\tewarn out of luck\n\treturn 1\n}\n")
+    service.chmod(0o755)
+    with (project.root / "rootfs/services").open("a") as services:
+        services.write("default broken\n")
+    published.slots["1.2.0"] = project.release("1.2.0")
+    project.git("reset", "-q", "--hard", "HEAD~1")
+    stick = folder / "stick"
+    project.inv("upload", "--channel", "stable", "--to", str(stick), "--unverified")
+    for blob in (stick / "blobs").iterdir():
+        if blob.stat().st_size > published.packed("1.2.0"):
+            blob.unlink()  # the disk image: no node wants it
+    return stick
+
+
+def every_moment_was_safe(published: Published, log: Path, folder: Path) -> None:
+    """Had power been lost after any write whatsoever, a whole release would have booted."""
+    disk = folder / "replayed"
+    shutil.copy(published.first_disk, disk)
+    places = {name: place_of(disk, f"slot-{name}") for name in ("a", "b")}
+    esp = place_of(disk, "esp")
+    releases = [path.read_bytes() for path in published.slots.values()]
+    slot, whole, booted, count = "a", {"a"}, {"a"}, 0
+    with disk.open("r+b") as file:
+        for write in writes(log):
+            file.seek(write.offset)
+            file.write(write.data)
+            file.flush()
+            count += 1
+            whole -= {name for name, place in places.items() if write.touches(place)}
+            if write.touches(esp):
+                slot = boots(read_boot_state(disk))
+                booted.add(slot)
+            if slot not in whole:
+                file.seek(places[slot].offset)
+                data = file.read(max(len(release) for release in releases))
+                assert any(data.startswith(release) for release in releases), (
+                    f"after write {count} slot {slot} would boot, and is not whole"
+                )
+                whole.add(slot)
+    assert count > 100 and booted == {"a", "b"}
+
+
+def boots(state: BootState) -> str:
+    """The slot that the boot loader takes, as grub.cfg.in says it."""
+    for name in state.order:
+        if state.slots[name].state != BAD and state.slots[name].tries:
+            return name
+    return state.last_good
