@@ -61,8 +61,8 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
             [str(TOOLS / "shfmt"), "-d", *scripts],
         ]
     )
-    # Virtual machines wait much: two tests at a time, but for those that share something.
-    everything = ["--numprocesses", "2", "--dist", "loadgroup"]
+    # Virtual machines take one processor each, and much longer than other tests.
+    everything = ["--numprocesses", "2", "--dist", "worksteal"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     _run_all([[*PYTHON, "pytest", *selection]])

@@ -19,6 +19,7 @@ PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
 NOTICE = "run/belay/notice"  # is shown at login
+WITHOUT_TRACE = "it hung or lost power in each of its tries, and left no trace"
 Say = Callable[[str], None]
 
 
@@ -113,15 +114,10 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
     if not left:
         return
     trace = panic or memory.read("panic").decode(errors="replace")
-    reason = f"the kernel panicked:\n{trace}" if trace else _without_trace(tried)
+    reason = f"the kernel panicked:\n{trace}" if trace else WITHOUT_TRACE
     say(f"release {tried.version} in slot {tried.slot} was left: {reason}")
     _note_left(node, memory, tried.version, tried.slot, reason)
     memory.forget("panic")
-
-
-def _without_trace(tried: Tried) -> str:
-    tries = "its tries" if tried.confirmed else "its 3 tries"
-    return f"it hung or lost power in all of {tries}, and left no trace"
 
 
 def _note_left(node: Node, memory: Memory, version: str, slot: str, reason: str) -> None:

@@ -49,7 +49,7 @@ PAUSE_S = 2.0  # before the second attempt; doubled each time
 
 @dataclass(frozen=True)
 class Offer:
-    """What a source has for this node; `news` is empty where it is what runs already."""
+    """What a channel has for this node; `news` says whether it is not what runs already."""
 
     manifest: Manifest
     news: bool

@@ -131,7 +131,7 @@ class Machine:
                 [re.compile(pattern.encode(), re.DOTALL), pexpect.EOF, pexpect.TIMEOUT],
                 timeout=left,
             )
-            if found == REBOOTED and left:
+            if found == REBOOTED and left and self.console.wait() == 0:
                 self.power_cut()
                 self.start()
             elif found:

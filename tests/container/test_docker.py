@@ -25,7 +25,7 @@ from tasks.engines.choose import ChosenEngine
 from tasks.engines.docker_engine import LABEL, Docker
 from tasks.engines.engine import Job
 
-pytestmark = [pytest.mark.container, pytest.mark.xdist_group("docker")]
+pytestmark = pytest.mark.container
 
 
 @pytest.fixture

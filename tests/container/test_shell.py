@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.paths import PROJECT
 
-pytestmark = [pytest.mark.container, pytest.mark.xdist_group("docker")]
+pytestmark = pytest.mark.container
 
 
 @pytest.fixture(params=["bubblewrap", "docker"])

@@ -14,7 +14,7 @@ from tasks.vm.machine import Machine
 from tests.project import Published
 from updater.grubenv import BAD, SlotState
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("updates")]
+pytestmark = pytest.mark.vm
 
 RESET_TIMEOUT_S = 600
 OVERLAY = "rootfs/overlay/etc"
