@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -13,7 +13,7 @@ from tasks.core.config import load_config
 from tasks.core.errors import UserError
 from tasks.core.output import say, show_json
 from tasks.core.progress import table
-from tasks.upload import point, target_of
+from tasks.upload import target_of
 
 TO = "a folder, or host:folder over SSH (default: to in [publish])"
 
@@ -54,7 +54,7 @@ def promote(
     """Let a channel point to the release that another one has."""
     from tasks.releases.keys import signer
     from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import current_channel, promoted
+    from tasks.releases.publish import current_channel, move_channel
 
     config, keys = load_config(), trusted_keys()
     place = target_of(config, to)
@@ -62,8 +62,8 @@ def promote(
     if channel is None:
         raise UserError(f"{place.name} has no channel {source}")
     before = current_channel(place, target, keys)
-    new = promoted(channel, target, days or config.publish.days)
-    point(new, before, config, place, signer(key))
+    new = replace(channel, channel=target)
+    move_channel(new, before, days or config.publish.days, place, signer(key))
     say(f"channel {target} has release {new.version}")
 
 

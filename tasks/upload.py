@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
@@ -14,9 +14,7 @@ from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size
 
 if TYPE_CHECKING:
-    from tasks.releases.keys import Sign
     from tasks.releases.targets import Target
-    from updater.formats import Channel
 
 UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node will report errors"
 
@@ -80,24 +78,12 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         size = publish.upload(files, target, progress)
         if not unverified:
             publish.check_public(open_source(config.update.url), manifest, keys, progress)
-        new = publish.new_channel(manifest, channel, days or config.publish.days, downgrade)
-        point(new, before, config, target, sign)
+        new = publish.new_channel(store, manifest, channel, downgrade)
+        new = publish.move_channel(new, before, days or config.publish.days, target, sign)
     if json:
         show_json(asdict(new))
         return
     say(f"{human_size(size)} uploaded; channel {channel} has release {manifest.version}")
-
-
-def point(
-    channel: Channel, before: Channel | None, config: Config, target: Target, sign: Sign
-) -> None:
-    """Let a channel point to a release; nodes take no channel that is older than one they saw."""
-    from tasks.releases.make import store_of
-    from tasks.releases.publish import move_channel
-
-    if before and before.signed >= channel.signed:
-        channel = replace(channel, signed=before.signed + 1)
-    move_channel(store_of(config), channel, target, sign)
 
 
 def target_of(config: Config, to: str) -> Target:

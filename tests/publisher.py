@@ -17,7 +17,7 @@ from minisign import KeyPair
 
 from tasks.releases.chunks import write_slot
 from tasks.releases.keys import Sign, signed
-from tasks.releases.store import Store
+from tasks.releases.store import Store, channel_file
 from updater.boot import BootStateFile
 from updater.formats import Channel, Manifest
 from updater.grubenv import BootState, render
@@ -75,10 +75,14 @@ class Publisher:
     def point(self, version: str, sign: Sign | None = None, **other: Any) -> None:
         """Let a channel point to a release."""
         values = {
-            "os": "belay", "channel": "stable", "version": version, "manifest": "",
+            "os": "belay", "channel": "stable", "version": version,
+            "manifest": self.store.manifest_digest(version),
             "signed": NOW, "expires": NOW + DAY, **other,
         }  # fmt: skip
-        self.store.point(Channel(**values), sign or self.key.sign)
+        channel = Channel(**values)
+        place = self.store.folder / "channels" / channel.channel
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(channel_file(channel, sign or self.key.sign))
 
     def publish(self, version: str, **other: Any) -> Manifest:
         """Both."""

@@ -106,8 +106,9 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         for name, slot in state.slots.items():
             print(f"slot {name}: {slot.state}, {slot.tries} tries left")
         print(f"channel {node.settings.channel} of {node.settings.url or 'no server'}")
-        if tried and left:
-            print(f"release {tried.version} was left: {left}")
+        if left:
+            version = tried.version if tried else "before this one"
+            print(f"release {version} was left: {left}")
         elif tried and state.slots[node.other].state == TRIAL and tried.slot == node.other:
             print(f"release {tried.version} is installed in slot {tried.slot}: reboot to try it")
     return result

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from tasks.releases.chunks import write_slot, write_xz
 from tasks.releases.keys import PUBLIC, Sign
 from tasks.releases.sbom import installed, sbom
 from tasks.releases.store import Store
-from updater.formats import VERSION, Manifest
+from updater.errors import Refused
+from updater.formats import VERSION, Manifest, version_key
 from updater.signature import PublicKey, read_keys
 
 DISK_IMAGE, PARTS_LIST, LOCK, CHANGES = "disk.img.xz", "sbom.json", "apk.lock", "changes.json"
@@ -34,8 +36,11 @@ def store_of(config: Config) -> Store:
 
 
 def trusted_keys() -> list[PublicKey]:
-    """The keys that the image carries."""
-    return read_keys(PUBLIC)
+    """The keys that the image carries. Raises UserError where a file there is none."""
+    try:
+        return read_keys(PUBLIC)
+    except Refused as error:
+        raise UserError(str(error)) from None
 
 
 def config_of_tag(config: Config, tag: str) -> Config:
@@ -85,8 +90,7 @@ def make_release(
         folder = Path(name)
         (folder / PARTS_LIST).write_text(parts_list)
         (folder / LOCK).write_bytes(LOCK_FILE.read_bytes())
-        if before := store.versions():
-            old = store.manifest(before[-1], trusted_keys())
+        if old := release_before(store, manifest.version):
             found = changes(
                 summary(store, old),
                 (manifest.version, versions(json.loads(parts_list)), image.size),
@@ -97,6 +101,16 @@ def make_release(
             files[path.name] = store.add_blob(path)
     store.add_release(manifest, sign)
     return manifest, news
+
+
+def release_before(store: Store, version: str) -> Manifest | None:
+    """The newest release before `version`, of those by keys that the image still trusts."""
+    keys = trusted_keys()
+    for older in reversed(store.versions()):
+        with suppress(UserError):
+            if version_key(older) < version_key(version):
+                return store.manifest(older, keys)
+    return None
 
 
 def summary(store: Store, manifest: Manifest) -> tuple[str, dict[str, str], int]:

@@ -6,6 +6,7 @@ Whoever looks at the server at any moment finds a channel whose release is whole
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from tasks.core.errors import UserError
 from tasks.core.progress import Progress, human_size
 from tasks.releases.keys import Sign
-from tasks.releases.store import DAY_S, Store
+from tasks.releases.store import DAY_S, Store, channel_file
 from tasks.releases.targets import Target
 from updater.errors import UpdateError
 from updater.formats import (
@@ -77,10 +78,10 @@ def upload(files: list[File], target: Target, progress: Progress) -> int:
     return done
 
 
-def new_channel(manifest: Manifest, name: str, days: int, downgrade: bool) -> Channel:
-    """The channel that points to a release, from now on for some days."""
-    now = int(time.time())
-    return Channel(manifest.os, name, manifest.version, "", now, now + days * DAY_S, downgrade)
+def new_channel(store: Store, manifest: Manifest, name: str, downgrade: bool) -> Channel:
+    """A channel that points to a release. Its times are those of `move_channel`."""
+    digest = store.manifest_digest(manifest.version)
+    return Channel(manifest.os, name, manifest.version, digest, 0, 0, downgrade)
 
 
 def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel | None:
@@ -93,10 +94,20 @@ def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel
         raise UserError(f"{target.name}: {error}") from None
 
 
-def move_channel(store: Store, channel: Channel, target: Target, sign: Sign) -> None:
-    """Let a channel point to a release that the target has."""
-    store.point(channel, sign)
-    target.put(store.folder / "channels" / channel.channel, f"channels/{channel.channel}")
+def move_channel(
+    channel: Channel, before: Channel | None, days: int, target: Target, sign: Sign
+) -> Channel:
+    """Let a channel point to a release that the target has, for some days from now on.
+
+    Nodes take no channel that is signed earlier than one they saw, so it never is.
+    """
+    signed = max(int(time.time()), before.signed + 1 if before else 0)
+    channel = replace(channel, signed=signed, expires=signed + days * DAY_S)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(channel_file(channel, sign))
+        file.flush()
+        target.put(Path(file.name), f"channels/{channel.channel}")
+    return channel
 
 
 def check_public(
@@ -150,9 +161,3 @@ def _verify_blob(source: Source, name: str, blob: Blob, progress: Progress) -> N
     progress.started("verify", name)
     if digest.hexdigest() != blob.sha256:
         raise UserError(f"{name} (blobs/{blob.sha256}) is corrupt")
-
-
-def promoted(channel: Channel, name: str, days: int) -> Channel:
-    """The same release for another channel."""
-    now = int(time.time())
-    return replace(channel, channel=name, signed=now, expires=now + days * DAY_S)

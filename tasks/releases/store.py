@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from tasks.core.errors import UserError
-from tasks.core.files import folder_for, write_atomically
+from tasks.core.files import folder_for
 from tasks.releases.keys import Sign
 from updater.errors import Refused
 from updater.formats import (
     Blob,
     Channel,
     Manifest,
-    open_channel,
     open_manifest,
     render,
     version_key,
@@ -68,6 +65,10 @@ class Store:
             comment = f"{manifest.os} {manifest.version}"
             (folder / "manifest.json.minisig").write_bytes(sign(data, comment))
 
+    def manifest_digest(self, version: str) -> str:
+        """The SHA-256 by which a channel names a release."""
+        return hashlib.sha256((self.release(version) / "manifest.json").read_bytes()).hexdigest()
+
     def manifest(self, version: str, keys: list[PublicKey]) -> Manifest:
         """A release's manifest, verified. Raises UserError."""
         place = self.release(version)
@@ -81,40 +82,8 @@ class Store:
         except Refused as error:
             raise UserError(f"{place}: {error}") from None
 
-    def point(self, channel: Channel, sign: Sign) -> None:
-        """Make a channel point to its release, which must be here."""
-        manifest = self.release(channel.version) / "manifest.json"
-        digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
-        data = render(replace(channel, manifest=digest))
-        comment = f"{channel.os} channel {channel.channel}"
-        write_atomically(self.folder / "channels" / channel.channel, data + sign(data, comment))
 
-    def channel(self, name: str, keys: list[PublicKey]) -> Channel:
-        """A channel, verified. Raises UserError."""
-        path = self.folder / "channels" / name
-        if not path.exists():
-            raise UserError(f"there is no channel {name} in {self.folder}")
-        try:
-            return open_channel(path.read_bytes(), keys, name)
-        except Refused as error:
-            raise UserError(f"{path}: {error}") from None
-
-    def slot_image(self, manifest: Manifest, target: Path) -> None:
-        """Put the slot image of a release together again."""
-        from updater.update import unpacked
-
-        with (self.blobs / manifest.slot.blob.sha256).open("rb") as blob, target.open("wb") as out:
-            for at, chunk in enumerate(manifest.slot.chunks):
-                blob.seek(chunk.offset)
-                out.write(unpacked(blob.read(chunk.size), manifest.slot.chunk_size(at)))
-
-
-def copy_blob(source: Path, target: Path) -> None:
-    """Copy a file so that it is there whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".partial-{target.name}")
-    try:
-        shutil.copyfile(source, fresh)
-        fresh.rename(target)
-    finally:
-        fresh.unlink(missing_ok=True)
+def channel_file(channel: Channel, sign: Sign) -> bytes:
+    """A channel as it is published: one line, and the signature of that line."""
+    data = render(channel)
+    return data + sign(data, f"{channel.os} channel {channel.channel}")

@@ -181,7 +181,12 @@ def test_a_channel_goes_back_only_by_an_order(project: Project) -> None:
 
 def test_a_release_is_promoted(project: Project) -> None:
     project.upload("--channel", "beta", "--version", "1.1.0")
-    assert "channel calm has release 1.1.0" in project.inv("channel.promote", "beta", "calm")
+    promote = ("channel.promote", "beta", "calm")
+    said = project.inv(*promote, BELAY_STORE="/nowhere")  # a machine that never made the release
+    assert "channel calm has release 1.1.0" in said
+    channels = (project.www / "channels" / name for name in promote[1:])
+    beta, calm = (json.loads(path.read_text().splitlines()[0]) for path in channels)
+    assert beta["manifest"] == calm["manifest"]
     assert "has no channel gamma" in refused(project, "channel.promote", "gamma", "calm")
 
 

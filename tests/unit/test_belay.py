@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from updater.__main__ import _in_window, main
 from updater.boot import BootStateFile
 from updater.disk import Disk
 from updater.errors import UpdateError
-from updater.grubenv import TRIAL, SlotState
+from updater.grubenv import BAD, TRIAL, SlotState
 
 GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
 
@@ -135,6 +136,16 @@ def test_a_person_may_not_go_back_without_a_signed_order(
     assert code == 1 and "0.9.0 is older than 1.0.0: only a signed order" in str(result["error"])
     code, result = answer(capsys, root, "update", "--from", str(root), "--to", "../../etc")
     assert code == 1
+
+
+def test_without_data_status_says_what_the_boot_loader_knows(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boot = BootStateFile(root / "dev/vda2")
+    boot.write(replace(boot.read().with_slot("b", BAD), why="panic"))
+    assert main(["--root", str(root), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "before this one was left: its reason was lost; the boot loader knows: panic" in said
 
 
 def test_two_at_once(root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,46 @@
+"""What the one who publishes has of releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.releases import make
+from tasks.releases.changes import changes
+from tests.publisher import Key, Publisher
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    return Publisher(tmp_path / "server")
+
+
+def test_the_release_before_is_the_newest_older_one_that_is_trusted(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = Key()
+    publisher.release("1.9.0", new.sign)
+    publisher.release("1.10.0")
+    publisher.release("2.0.0", new.sign)
+
+    def before(version: str, *keys: Key) -> str:
+        monkeypatch.setattr(make, "trusted_keys", lambda: [key.public for key in keys])
+        manifest = make.release_before(publisher.store, version)
+        return manifest.version if manifest else ""
+
+    assert before("3.0.0", new, publisher.key) == "2.0.0"
+    assert before("1.11.0", new, publisher.key) == "1.10.0"
+    assert before("1.11.0", new) == "1.9.0", "the key of 1.10.0 was revoked"
+    assert before("1.9.0", new) == ""
+
+
+def test_changes_read_like_a_list_of_packages() -> None:
+    found = changes(
+        ("1.0.0", {"curl": "8.1-r0", "nano": "7-r0"}, 5_000_000),
+        ("1.1.0", {"curl": "8.2-r0", "vim": "9-r0"}, 7_500_000),
+    )
+    assert found.lines() == [
+        "  curl 8.1-r0 -> 8.2-r0", "- nano 7-r0", "+ vim 9-r0", "  slot image: +2.5 MB",
+    ]  # fmt: skip
