@@ -42,6 +42,12 @@ def root(artefacts: Path) -> Path:
     return plan_for(load_config(), ["chroot"], Progress()).root
 
 
+def environment(docker_host: str, folder: Path, **more: str) -> dict[str, str]:
+    """That of `inv` with the docker engine, and its `build/` in `folder`."""
+    chosen = {"DOCKER_HOST": docker_host, "BELAY_BUILD_ENGINE": "docker"}
+    return {**os.environ, **chosen, "BELAY_OUTPUT": str(folder / "build"), **more}
+
+
 def left_behind(engine: Docker) -> list[Any]:
     containers = engine.client.containers.list(all=True, filters={"label": LABEL})
     return [*containers, *engine.client.volumes.list()]
@@ -83,14 +89,8 @@ def test_a_failure_has_code_output_and_log(engine: Docker, root: Path, tmp_path:
 def test_docker_and_bubblewrap_build_the_same_bytes(
     engine: Docker, docker_host: str, artefacts: Path, tmp_path: Path
 ) -> None:
-    env = {
-        **os.environ,
-        "DOCKER_HOST": docker_host,
-        "BELAY_BUILD_ENGINE": "docker",
-        "BELAY_CACHE": str(tmp_path / "cache"),
-        "BELAY_OUTPUT": str(tmp_path / "build"),
-        "BELAY_LOCK": str(LOCK_FILE),
-    }
+    cache = str(tmp_path / "cache")
+    env = environment(docker_host, tmp_path, BELAY_CACHE=cache, BELAY_LOCK=str(LOCK_FILE))
     done = subprocess.run(
         [PROJECT / "inv", "image"], env=env, cwd=PROJECT, capture_output=True, text=True,
         check=False, timeout=600,
@@ -145,13 +145,7 @@ def test_ctrl_c_leaves_no_container(
     engine: Docker, docker_host: str, artefacts: Path, tmp_path: Path
 ) -> None:
     # Other modules, so that the result that other tests use stays.
-    env = {
-        **os.environ,
-        "DOCKER_HOST": docker_host,
-        "BELAY_BUILD_ENGINE": "docker",
-        "BELAY_OUTPUT": str(tmp_path / "build"),
-        "BELAY_MODLOOP_MODULES": "vfat ext4",
-    }
+    env = environment(docker_host, tmp_path, BELAY_MODLOOP_MODULES="vfat ext4")
     process = subprocess.Popen(
         [PROJECT / "inv", "modloop", "--force"], env=env, cwd=PROJECT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
