@@ -30,7 +30,7 @@ class Project:
         self.port = port
         self.env = {
             **os.environ,
-            "BELAY_CACHE": str(CACHE),
+            "BELAY_CACHE": str(_cache_with_results_apart(folder / "cache")),
             "BELAY_OUTPUT": str(self.build),
             "BELAY_KEYS": str(folder / "keys"),
             "BELAY_STORE": str(self.store),
@@ -83,6 +83,19 @@ class Project:
     def upload(self, *words: str) -> str:
         """Publish, checked from where this machine sees the server."""
         return self.inv("upload", *words, BELAY_UPDATE_URL=f"http://127.0.0.1:{self.port}")
+
+
+def _cache_with_results_apart(place: Path) -> Path:
+    """A cache that has all that the user's has; but the gigabytes that are made go to `place`."""
+    results = place / "results"
+    results.mkdir(parents=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for path in CACHE.iterdir():
+        if path.name not in ("results", "locks"):
+            (place / path.name).symlink_to(path)
+    for path in (CACHE / "results").glob("*"):
+        (results / path.name).symlink_to(path)
+    return place
 
 
 def free_port() -> int:

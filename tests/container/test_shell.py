@@ -40,9 +40,12 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
     console.setwinsize(44, 77)
     console.sendline("echo RESIZ$((0))ED $(stty size)")
     console.expect("RESIZ0ED 44 77")
-    console.sendline("echo STAR$((0))TED; sleep 600")
+    # It says so itself: between its start by the shell and its own beginning Ctrl-C gets lost.
+    waits = "trap 'exit 9' INT; echo STAR$((0))TED; while :; do sleep 1; done"
+    console.sendline(f'sh -c "{waits}"; echo LEF$((0))T $?')
     console.expect("STAR0TED")
-    console.sendintr()  # ends sleep, and not the shell
+    console.sendintr()  # ends that, and not the shell
+    console.expect("LEF0T 9")
     console.sendline("sh -eux in/script 2>/dev/null; echo COD$((0))E $?")
     console.expect("COD0E 0")
     console.sendline("exit")
