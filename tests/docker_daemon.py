@@ -24,12 +24,23 @@ def docker_daemon() -> Iterator[str]:
     if host := os.environ.get("DOCKER_HOST"):
         yield host
         return
+    with own_daemon() as host:
+        yield host
+
+
+@contextmanager
+def own_daemon(disk_mib: int = 0) -> Iterator[str]:
+    """The DOCKER_HOST of a daemon of our own, with a disk of `disk_mib`, or all that there is."""
     if os.getuid() != 0 or not shutil.which("dockerd"):
         raise NoDaemon("docker tests need DOCKER_HOST, or root and dockerd (Debian: docker.io)")
     # The path of a socket may have 104 characters only.
     folder = Path(tempfile.mkdtemp(prefix="bd-", dir="/tmp"))
     socket = folder / "sock"
     log = folder / "log"
+    (folder / "lib").mkdir()
+    if disk_mib:
+        size = f"size={disk_mib}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "disk", folder / "lib"], check=True)
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [
@@ -50,5 +61,7 @@ def docker_daemon() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(60)
-        subprocess.run(["umount", folder / "lib"], capture_output=True, check=False)
+        # The daemon mounts it on itself.
+        for _ in range(2):
+            subprocess.run(["umount", folder / "lib"], capture_output=True, check=False)
         shutil.rmtree(folder, ignore_errors=True)

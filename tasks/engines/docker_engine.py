@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -79,16 +80,17 @@ class Docker:
 
     def run(self, job: Job, log: Path) -> str:
         """Run `job`; see Engine.run."""
-        container = self._create(job)
-        try:
-            with commands.ended_by(container.kill):
-                code, output = self._run(container, job, log)
-            if code:
-                raise CommandError(job.name, code, output, log)
-            self._fetch(container, job.output)
-            return output
-        finally:
-            container.remove(force=True, v=True)
+        with _explained(job.name):
+            container = self._create(job)
+            try:
+                with commands.ended_by(container.kill):
+                    code, output = self._run(container, job, log)
+                if code:
+                    raise CommandError(job.name, code, output, log)
+                self._fetch(container, job.output)
+                return output
+            finally:
+                container.remove(force=True, v=True)
 
     def _create(self, job: Job, **more: bool) -> Container:
         from docker.types import LogConfig
@@ -158,6 +160,22 @@ class Docker:
             except ImageNotFound:
                 self.client.images.load(_image_archive(root, name))
         return name
+
+
+@contextmanager
+def _explained(step: str) -> Iterator[None]:
+    """Errors of the daemon, and of the line to it, as UserErrors. What it left is removed later."""
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        if "no space left on device" in str(error):
+            remedy = "the disk of the docker daemon is full: make room (docker system prune)"
+        else:
+            remedy = "the docker daemon went away or refused: see that it runs, run this again"
+        raise UserError(f"{step}: {remedy}: {error}") from None
 
 
 def _remove_abandoned(client: DockerClient) -> None:

@@ -48,6 +48,7 @@ STAND_INS = (
     StandIn("squashfs-tools", "squashfs-tools", ("usr/bin/mksquashfs", "usr/bin/unsquashfs")),
     StandIn("mtools", "mtools", tuple(f"usr/bin/{name}" for name in ("mtools", "mcopy", "mmd"))),
     StandIn("dosfstools", "dosfstools", ("sbin/mkfs.fat", "sbin/mkfs.vfat", "sbin/fsck.fat")),
+    StandIn("dropbear", "dropbear-bin", ("usr/sbin/dropbear",)),
     StandIn("grub", "grub-common", ("usr/bin/grub-mkimage",)),
     StandIn("grub-efi", "grub-efi-amd64-bin", ("usr/lib/grub/x86_64-efi",)),
     StandIn("grub-bios", "grub-pc-bin", ("usr/lib/grub/i386-pc",)),

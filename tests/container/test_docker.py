@@ -7,9 +7,13 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from tasks.engines import docker_engine
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.docker_engine import LABEL, Docker
 from tasks.engines.engine import Job
+from tests.docker_daemon import own_daemon
 
 pytestmark = pytest.mark.container
 
@@ -46,6 +51,40 @@ def environment(docker_host: str, folder: Path, **more: str) -> dict[str, str]:
     """That of `inv` with the docker engine, and its `build/` in `folder`."""
     chosen = {"DOCKER_HOST": docker_host, "BELAY_BUILD_ENGINE": "docker"}
     return {**os.environ, **chosen, "BELAY_OUTPUT": str(folder / "build"), **more}
+
+
+class Wire:
+    """A TCP line to the unix socket `path`, which can be cut."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._ends: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._path)
+                self._ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _copy(one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        for end in (self._server, *self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 def left_behind(engine: Docker) -> list[Any]:
@@ -174,6 +213,36 @@ def test_without_a_daemon_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(UserError, match=r'no docker daemon answers: .*engine = "bubblewrap"'):
         _ = Docker().client
+
+
+def test_a_daemon_that_goes_away_in_the_middle_is_named(
+    docker_host: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(docker_host.removeprefix("unix://"))
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{wire.port}")
+    with ThreadPoolExecutor() as pool:
+        job = pool.submit(run, Docker(), root, tmp_path, "echo began; sleep 20")
+        deadline = time.monotonic() + 90
+        log = tmp_path / "log"
+        while not (log.exists() and "began" in log.read_text()[-10:]):
+            assert time.monotonic() < deadline and not job.done()
+            time.sleep(0.05)
+        wire.cut()
+        with pytest.raises(UserError, match=r"trial: the docker daemon went away .* run this"):
+            job.result()
+    # The daemon is back: what was left is removed, as by a build some hours later.
+    monkeypatch.setenv("DOCKER_HOST", docker_host)
+    monkeypatch.setattr(docker_engine, "ABANDONED_AFTER_S", -60)
+    assert left_behind(Docker()) == []
+
+
+def test_a_daemon_whose_disk_is_full_is_named(
+    docker_host: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with own_daemon(disk_mib=4) as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        with pytest.raises(UserError, match=r"disk of the docker daemon is full.*docker system"):
+            run(Docker(), root, tmp_path, "true")
 
 
 def test_auto_is_docker_where_a_daemon_answers(
