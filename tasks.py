@@ -16,6 +16,7 @@ from tasks import (
     fetch,
     graph,
     key,
+    node,
     qemu,
     release,
     shell,
@@ -27,5 +28,5 @@ namespace = Collection()
 for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing, upload):
     for name, item in Collection.from_module(module).tasks.items():
         namespace.add_task(item, name)
-for module in (channel, key, release):
+for module in (channel, key, node, release):
     namespace.add_collection(module.namespace, module.__name__.split(".")[-1])

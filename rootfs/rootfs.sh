@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
 #   in/chroot.tar  in/overlay  in/services  in/updater  in/release.json  in/settings.json
-#   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL
+#   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
+#   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
 
@@ -33,6 +34,15 @@ print(*[m.__file__ for m in list(sys.modules.values()) if str(getattr(m, "__file
 ' | tr ' ' '\n' >"$root/tmp/sources"
 chroot "$root" /usr/bin/python3 -I -m compileall -q -f --invalidation-mode unchecked-hash -i /tmp/sources
 rm "$root/tmp/sources"
+
+# Packages on hand. The path is the image's, so it is not in /etc: that is the user's.
+if [ -d in/on-hand ]; then
+	repository=usr/share/belay/packages
+	mkdir -p "$root/$repository/$ARCH" "$root/lib/apk/repositories.d"
+	cp in/on-hand/*.apk in/APKINDEX.tar.gz "$root/$repository/$ARCH/"
+	chmod 644 "$root/$repository/$ARCH"/*
+	echo "/$repository" >"$root/lib/apk/repositories.d/belay.list"
+fi
 
 mkdir -p "$root/etc/belay"
 cp in/release.json in/settings.json "$root/etc/belay/"

@@ -8,7 +8,7 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.alpine import container
+from tasks.alpine import container, on_hand
 from tasks.alpine.lock import Lock, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
 from tasks.alpine.package_set import PackageSet, package_set
@@ -23,10 +23,13 @@ from tasks.steps.pipeline import SYSTEM, system_world
 
 def worlds(config: Config) -> dict[str, World]:
     """What is locked: the packages of the container, and those of the node."""
-    return {
+    wanted = {
         container.WORLD: (container.NAME, container.package_names()),
         SYSTEM: ("rootfs/world", system_world(config)),
     }
+    if more := config.alpine.available:
+        wanted[on_hand.WORLD] = ("available in image.toml", (*system_world(config), *more))
+    return wanted
 
 
 def lock_file(config: Config) -> Path:

@@ -33,4 +33,16 @@ def revoke(c: Context, name: str) -> None:
     say(f"key {key_id} is revoked by the next image; that one trusts: {others}")
 
 
-namespace = Collection(new, revoke)
+@task
+def packages(c: Context) -> None:
+    """Make the key that signs the index of the packages on hand (available in image.toml)."""
+    from tasks.alpine.on_hand import new_key
+
+    secret, public = new_key()
+    say(
+        f"{public}: commit it; apk on your nodes trusts this key\n"
+        f"{secret}: keep a copy of it; without it no other machine can build this image"
+    )
+
+
+namespace = Collection(new, packages, revoke)

@@ -97,6 +97,8 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "url": node.settings.url,
         "tried": asdict(tried) if tried else None,
         "left": left,
+        "name": node.name,
+        "warnings": node.warnings,
     }
     if not options.json:
         system = node.system
@@ -105,6 +107,9 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         )
         for name, slot in state.slots.items():
             print(f"slot {name}: {slot.state}, {slot.tries} tries left")
+        print(f"node {node.name}" if node.name else "this node has no name")
+        for warning in node.warnings:
+            print(f"warning: {warning}")
         print(f"channel {node.settings.channel} of {node.settings.url or 'no server'}")
         if left:
             version = tried.version if tried else "before this one"

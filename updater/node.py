@@ -14,6 +14,7 @@ from updater.signature import PublicKey, read_keys
 
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
+WARNINGS = "run/belay/warnings"
 DATA = "data"
 DATA_FOLDER = "belay"
 
@@ -73,6 +74,16 @@ class Node:
         """Where the updater keeps what outlives a boot."""
         return self.root / DATA / DATA_FOLDER
 
+    @property
+    def name(self) -> str:
+        """What its own files call it; nothing where they don't."""
+        return _text(self.root / NODE_FILES / "name").strip()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What this boot found wrong with the node's own files."""
+        return _text(self.root / WARNINGS).splitlines()
+
 
 def find_node(root: Path = Path("/")) -> Node:
     """This node. Raises UpdateError where it is none of Belay's."""
@@ -96,6 +107,10 @@ def find_node(root: Path = Path("/")) -> Node:
         keys=read_keys(etc / "keys"),
         revoked=frozenset(revoked.read_text().split() if revoked.exists() else ()),
     )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def _json(path: Path) -> dict[str, Any]:

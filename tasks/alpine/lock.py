@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,13 @@ class Lock:
 
     def digest(self, world: str) -> str:
         """The identity of a world's packages."""
-        text = "".join(f"{p.file_name} {p.sha256}\n" for p in self.packages[world])
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest(self.packages[world])
+
+
+def digest(packages: Iterable[LockedPackage]) -> str:
+    """The identity of some packages."""
+    text = "".join(f"{p.file_name} {p.sha256}\n" for p in packages)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def render(lock: Lock) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.alpine import archive
 from tasks.alpine.apk import STATIC, Apk, static_root
-from tasks.alpine.lock import Lock
+from tasks.alpine.lock import Lock, LockedPackage, digest
 from tasks.alpine.mirror import CountBytes, Mirror, mirror_of
 from tasks.core.cache import mark_used
 from tasks.core.config import Alpine
@@ -27,10 +28,19 @@ class PackageSet:
 
     def folder(self, world: str) -> Path:
         """A folder with the packages of a world under their own names; it never changes."""
-        place = CACHE / "worlds" / self.lock.digest(world)[:16]
+        return self._folder(self.lock.packages[world])
+
+    def folder_beyond(self, world: str, base: str) -> Path:
+        """A folder with those packages of a world that another one hasn't got."""
+        there = set(self.lock.packages[base])
+        return self._folder([p for p in self.lock.packages[world] if p not in there])
+
+    @staticmethod
+    def _folder(packages: Sequence[LockedPackage]) -> Path:
+        place = CACHE / "worlds" / digest(packages)[:16]
         if not place.is_dir():
             with folder_for(place) as folder:
-                for package in self.lock.packages[world]:
+                for package in packages:
                     target = folder / package.file_name
                     try:
                         target.hardlink_to(archive.place_of(package.sha256))

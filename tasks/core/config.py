@@ -61,6 +61,7 @@ class Alpine:
         ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
     )
     kernel: Literal["virt", "lts"] = "virt"
+    available: tuple[str, ...] = _texts((), r"[a-z0-9][A-Za-z0-9+._-]*", "names of packages")
 
     @property
     def branch(self) -> str:

@@ -32,6 +32,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read. Raises FileExistsError if there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
 @contextmanager
 def only_one(name: str) -> Iterator[None]:
     """Let one process (and one thread) of this user into the block of that name at a time.

@@ -13,3 +13,11 @@ CACHE = Path(
     os.environ.get("BELAY_CACHE")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "belay"
 ).resolve()
+
+
+def private_keys() -> Path:
+    """Where private keys lie: outside of the project."""
+    if place := os.environ.get("BELAY_KEYS"):
+        return Path(place)
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "belay" / "keys"

@@ -16,8 +16,8 @@ from pathlib import Path
 from minisign import Error, KeyPair, SecretKey
 
 from tasks.core.errors import UserError
-from tasks.core.files import write_atomically
-from tasks.core.paths import PROJECT
+from tasks.core.files import write_atomically, write_private
+from tasks.core.paths import PROJECT, private_keys
 from updater.formats import NAME
 
 PUBLIC = PROJECT / "rootfs" / "overlay" / "etc" / "belay" / "keys"
@@ -25,19 +25,11 @@ REVOKED = PUBLIC.parent / "revoked"
 Sign = Callable[[bytes, str], bytes]
 
 
-def private_folder() -> Path:
-    """Where private keys lie."""
-    if place := os.environ.get("BELAY_KEYS"):
-        return Path(place)
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(config) / "belay" / "keys"
-
-
 def new_key(name: str, public: Path = PUBLIC) -> tuple[Path, Path]:
     """Make a key pair; its private and its public file. Never overwrites one."""
     if not NAME.fullmatch(name):
         raise UserError(f'"{name}" is no name for a key; wanted small letters, digits, . _ -')
-    secret_file, public_file = private_folder() / f"{name}.key", public / f"{name}.pub"
+    secret_file, public_file = private_keys() / f"{name}.key", public / f"{name}.pub"
     for path in (secret_file, public_file):
         if path.exists():
             raise UserError(f"{path} exists already; choose another name")
@@ -47,10 +39,7 @@ def new_key(name: str, public: Path = PUBLIC) -> tuple[Path, Path]:
     passphrase = _passphrase(f"passphrase for the new key {name}: ", confirm=True)
     if passphrase:
         pair.secret_key.encrypt(passphrase)
-    secret_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(bytes(pair.secret_key))
+    write_private(secret_file, bytes(pair.secret_key))
     write_atomically(public_file, bytes(pair.public_key))
     return secret_file, public_file
 
@@ -90,7 +79,7 @@ def signed(key: SecretKey, data: bytes, comment: str) -> bytes:
 
 
 def _key_file(name: str) -> Path:
-    folder = private_folder()
+    folder = private_keys()
     names = [name] if name else public_names()
     files = [path for path in (folder / f"{one}.key" for one in names) if path.exists()]
     if not files:

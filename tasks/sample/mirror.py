@@ -17,7 +17,7 @@ from tasks.core.paths import CACHE
 from tasks.sample.wheel import WHEELS, Wheel
 
 if TYPE_CHECKING:
-    from tasks.sample.apk_writer import Draft, SigningKey
+    from tasks.alpine.apk_writer import Draft, SigningKey
 
 KEY_NAME = "belay-sample.rsa.pub"
 KEY_FILE = Path(__file__).with_name("sample.rsa")
@@ -69,7 +69,7 @@ def _key(folder: Path) -> SigningKey:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    from tasks.sample.apk_writer import SigningKey
+    from tasks.alpine.apk_writer import SigningKey
 
     private = serialization.load_pem_private_key(KEY_FILE.read_bytes(), password=None)
     assert isinstance(private, rsa.RSAPrivateKey)
@@ -83,7 +83,7 @@ def _key(folder: Path) -> SigningKey:
 
 
 def _write_repository(folder: Path, drafts: list[Draft], key: SigningKey) -> None:
-    from tasks.sample.apk_writer import write_index, write_package
+    from tasks.alpine.apk_writer import write_index, write_package
 
     folder.mkdir(parents=True)
     index = []
@@ -91,4 +91,4 @@ def _write_repository(folder: Path, drafts: list[Draft], key: SigningKey) -> Non
         data, fields = write_package(draft, key)
         (folder / f"{fields['P']}-{fields['V']}.apk").write_bytes(data)
         index.append(fields)
-    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key))
+    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key, "Belay sample mirror"))

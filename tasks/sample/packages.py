@@ -14,8 +14,8 @@ import re
 import tarfile
 
 from tasks.alpine.apk_database import InstalledPackage, read_database
+from tasks.alpine.apk_writer import Draft, Entry
 from tasks.core.errors import UserError
-from tasks.sample.apk_writer import Draft, Entry
 from tasks.sample.wheel import System
 
 

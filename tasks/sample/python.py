@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.sample.apk_writer import Draft, Entry
+from tasks.alpine.apk_writer import Draft, Entry
 from tasks.sample.standins import draft
 from tasks.sample.wheel import Wheel, download
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.alpine.apk_database import read_database
+from tasks.alpine.apk_writer import Draft, Entry
 from tasks.core.commands import run
 from tasks.core.errors import UserError
 from tasks.core.paths import LOGS
-from tasks.sample.apk_writer import Draft, Entry
 from tasks.sample.wheel import System
 
 BUILD_DATE = "1767225600"  # 2026-01-01, that the same tools give the same package

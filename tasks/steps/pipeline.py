@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from tasks.alpine import on_hand
 from tasks.alpine.apk import options
 from tasks.alpine.initramfs import pack_initramfs
+from tasks.alpine.mirror import INDEX
 from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
-from tasks.steps.step import Content, Known, Result, Step
+from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
 
 SYSTEM = "system"  # what the lock calls the packages of the node
@@ -32,14 +34,16 @@ def system_world(config: Config) -> tuple[str, ...]:
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     """All steps, by name."""
-    steps = (
+    more = on_hand_packages(config, packages)
+    steps = [
         chroot(config, packages),
         initramfs(config),
         modloop(config),
-        rootfs(config),
+        *([on_hand_index(packages, more)] if more else []),
+        rootfs(config, more),
         slot(config),
         image(config),
-    )
+    ]
     return {step.name: step for step in steps}
 
 
@@ -93,9 +97,33 @@ def modloop(config: Config) -> Step:
     )
 
 
-def rootfs(config: Config) -> Step:
-    """The slot's root part: the packages and `rootfs/overlay`."""
+def on_hand_packages(config: Config, packages: PackageSet) -> Known | None:
+    """The packages on hand: those that aren't installed."""
+    if not config.alpine.available:
+        return None
+    folder = packages.folder_beyond(on_hand.WORLD, SYSTEM)
+    return Known(folder, packages.lock.digest(on_hand.WORLD))
+
+
+def on_hand_index(packages: PackageSet, more: Known) -> Step:
+    """The index of the packages on hand, signed."""
+    key = on_hand.key_file()
+    return Step(
+        name="on-hand",
+        script=PROJECT / "rootfs" / "on-hand.sh",
+        inputs={"packages": more, "keys": Known(packages.keys, "")},
+        outputs=(INDEX,),
+        finish=on_hand.write_repository_index,
+        host_inputs={"key": Known(key, key.name)},
+    )
+
+
+def rootfs(config: Config, more: Known | None = None) -> Step:
+    """The slot's root part: the packages, `rootfs/overlay`, and `more` packages on hand."""
     folder = PROJECT / "rootfs"
+    on_hand_inputs: dict[str, Input] = (
+        {"on-hand": more, INDEX: Result("on-hand", INDEX)} if more else {}
+    )
     return Step(
         name="rootfs",
         script=folder / "rootfs.sh",
@@ -111,6 +139,7 @@ def rootfs(config: Config) -> Step:
                 built=config.os.built,
             ),
             "settings.json": _json(**asdict(config.update)),
+            **on_hand_inputs,
         },
         env={
             "OS_NAME": config.os.name,
@@ -118,6 +147,7 @@ def rootfs(config: Config) -> Step:
             "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
+            "ARCH": config.alpine.arch,
         },
         outputs=("root.squashfs", "root.identity"),
         finish=note_identity,

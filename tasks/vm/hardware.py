@@ -82,11 +82,13 @@ class Hardware:
         words += self._disk()
         if self.watchdog:
             words += ["-device", "i6300esb", "-action", "watchdog=reset"]
-        words += ["-nic", "user,id=net,model=virtio-net-pci", "-device", "qemu-xhci,id=usb"]
+        # A free port of this machine leads to SSH; the monitor's `info usernet` says which.
+        network = "user,id=net,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:0-:22"
+        words += ["-nic", network, "-device", "qemu-xhci,id=usb"]
         words += ["-device", "virtio-rng-pci"]
         if self.usb:
             words += ["-blockdev", usb_stick(self.usb, self.usb_label)]
-            words += ["-device", "usb-storage,drive=stick,bus=usb.0"]
+            words += ["-device", "usb-storage,id=stick-device,drive=stick,bus=usb.0"]
         return [*words, *self.extra]
 
     def _disk(self) -> list[str]:

@@ -119,6 +119,13 @@ class Machine:
 
         return self._loop.run_until_complete(execute())
 
+    def ssh_port(self) -> int:
+        """The port of this machine that leads to the guest's SSH."""
+        said = self.qmp("human-monitor-command", command_line="info usernet")
+        match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", said)
+        assert match, said
+        return int(match[1])
+
     # --- the console ---
 
     def wait_for_console(self, pattern: str, timeout_s: float = BOOT_TIMEOUT_S) -> re.Match[bytes]:

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tasks.alpine import archive
+from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
 from tasks.alpine.lock import Lock
 from tasks.alpine.locking import make_lock
 from tasks.alpine.package_set import package_set
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.engines.bubblewrap import Bubblewrap
-from tasks.sample.apk_writer import Draft, Entry, SigningKey, write_index, write_package
 from tasks.sample.mirror import KEY_FILE, sample_mirror
 from tests.mirror import Mirror
 
@@ -59,7 +59,7 @@ class Shop:
 
         checksum = control_checksum(gzip_streams(static)[1][0])
         index.append({"P": "apk-tools-static", "V": version, "S": str(len(static)), "C": checksum})
-        (self.main / "APKINDEX.tar.gz").write_bytes(write_index(index, self.key))
+        (self.main / "APKINDEX.tar.gz").write_bytes(write_index(index, self.key, ""))
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tasks.alpine.apk_format import Package, gzip_streams, read_index, verify_index, verify_package
-from tasks.core.errors import UserError
-from tasks.sample.apk_writer import (
+from tasks.alpine.apk_writer import (
     Draft,
     Entry,
     SigningKey,
@@ -20,6 +19,7 @@ from tasks.sample.apk_writer import (
     write_index,
     write_package,
 )
+from tasks.core.errors import UserError
 
 FOLDER = "v3.23/main/x86_64"
 FIELDS = {"P": "rope", "V": "1.2-r3", "A": "x86_64", "T": "holds", "t": "1767225600", "D": "musl"}
@@ -45,7 +45,7 @@ def keys(tmp_path: Path, key: SigningKey) -> Path:
 def written(key: SigningKey) -> tuple[bytes, Package]:
     entries = [Entry("usr", 0o755), Entry("usr/rope", 0o4755, b"strong" * 20000)]
     data, fields = write_package(Draft(FIELDS, entries), key)
-    (package,) = read_index(write_index([fields], key), FOLDER)
+    (package,) = read_index(write_index([fields], key, ""), FOLDER)
     return data, package
 
 
@@ -97,12 +97,12 @@ def test_the_files_of_one_package_under_the_control_of_another_are_refused(
 
 
 def test_a_signed_index_is_accepted(keys: Path, key: SigningKey) -> None:
-    verify_index(write_index([FIELDS], key), keys, "index")
+    verify_index(write_index([FIELDS], key, ""), keys, "index")
 
 
 def test_an_index_signed_as_alpine_does_is_accepted(keys: Path, key: SigningKey) -> None:
     """`.SIGN.RSA.` means SHA-1."""
-    body = gzip_streams(write_index([FIELDS], key))[1][0]
+    body = gzip_streams(write_index([FIELDS], key, ""))[1][0]
     signature = key.private.sign(body, padding.PKCS1v15(), hashes.SHA1())
     entry = Entry(f".SIGN.RSA.{key.name}", 0o644, signature)
     head = stored_gzip(tar_of([entry], end=False, checksums=False))
@@ -112,17 +112,17 @@ def test_an_index_signed_as_alpine_does_is_accepted(keys: Path, key: SigningKey)
 def test_an_index_by_an_unknown_key_is_refused(keys: Path) -> None:
     stranger = SigningKey("stranger.rsa.pub", rsa.generate_private_key(65537, 2048))
     with pytest.raises(UserError, match="not signed by any of the keys in"):
-        verify_index(write_index([FIELDS], stranger), keys, "index")
+        verify_index(write_index([FIELDS], stranger, ""), keys, "index")
 
 
 def test_an_index_by_a_wrong_key_of_the_right_name_is_refused(keys: Path, key: SigningKey) -> None:
     stranger = SigningKey(key.name, rsa.generate_private_key(65537, 2048))
     with pytest.raises(UserError, match=r"its signature by test\.rsa\.pub is wrong"):
-        verify_index(write_index([FIELDS], stranger), keys, "index")
+        verify_index(write_index([FIELDS], stranger, ""), keys, "index")
 
 
 def test_what_is_behind_the_signed_part_of_an_index_is_refused(keys: Path, key: SigningKey) -> None:
-    data = write_index([FIELDS], key) + stored_gzip(b"unsigned")
+    data = write_index([FIELDS], key, "") + stored_gzip(b"unsigned")
     with pytest.raises(UserError, match="not signed as a whole"):
         verify_index(data, keys, "index")
 

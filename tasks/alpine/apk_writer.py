@@ -1,6 +1,6 @@
-"""Writes Alpine packages and indexes, for the sample mirror.
+"""Writes Alpine packages and indexes: for the sample mirror, and for packages on hand.
 
-Format: https://wiki.alpinelinux.org/wiki/Apk_spec (v2); read by `tasks/alpine/apk_format.py`.
+Format: https://wiki.alpinelinux.org/wiki/Apk_spec (v2); read by `apk_format.py`.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]
     return package, fields
 
 
-def write_index(packages: Iterable[Mapping[str, str]], key: SigningKey) -> bytes:
-    """A signed APKINDEX.tar.gz."""
+def write_index(packages: Iterable[Mapping[str, str]], key: SigningKey, about: str) -> bytes:
+    """A signed APKINDEX.tar.gz; `about` is its description."""
     text = "".join(
         "".join(f"{letter}:{value}\n" for letter, value in fields.items() if value) + "\n"
         for fields in packages
     )
     members = [
-        Entry("DESCRIPTION", 0o644, b"Belay sample mirror\n"),
+        Entry("DESCRIPTION", 0o644, about.encode() + b"\n"),
         Entry("APKINDEX", 0o644, text.encode()),
     ]
     stream = stored_gzip(tar_of(members, end=True, checksums=False))

@@ -1,0 +1,1 @@
+"""Nodes: who each is, and the volume that tells it."""

@@ -1,0 +1,163 @@
+"""One image, many nodes: what makes each itself, and what is wrong with that."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.disk.layout import SECTOR
+from tasks.disk.table import read_table
+from tasks.vm.machine import Machine
+from tests.project import Project, free_port
+from tests.write_log import writes
+
+pytestmark = pytest.mark.vm
+
+GATE = "rc-service belay-gate status"
+MIB = 1 << 20
+TABLE = 34 * SECTOR  # what the first partition table takes, and a little more than the second
+
+
+@pytest.fixture(scope="module")
+def project(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A clone of the project; nothing serves its releases."""
+    yield Project(tmp_path_factory.mktemp("nodes"), free_port())
+
+
+def ssh(machine: Machine, key: Path, known: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    options = {
+        "Port": machine.ssh_port(),
+        "IdentityFile": key,
+        "UserKnownHostsFile": known,
+        "StrictHostKeyChecking": "yes",
+        "HostKeyAlias": "node",
+        "IdentitiesOnly": "yes",
+        "BatchMode": "yes",
+        "ConnectTimeout": 120,
+    }
+    given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    return subprocess.run(
+        ["ssh", "-F", "none", *given, *words[:-1], "root@127.0.0.1", words[-1]],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+
+
+def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -> None:
+    """Named, reached by its keys alone, its data as large as the disk; safe at any power cut."""
+    key, known, log = tmp_path / "key", tmp_path / "known", tmp_path / "writes"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    said = project.inv("node.new", "crag-7", "--keys", f"{key}.pub")
+    host_key = next(line.split(None, 2)[2] for line in said.splitlines() if "host key" in line)
+    known.write_text(f"node {host_key}\n")
+    project.inv("key.packages")
+    project.inv("node.image", "crag-7", BELAY_ALPINE_AVAILABLE="curl")
+
+    machine = Machine(project.build / "crag-7.img", tmp_path / "machine", bios=True, write_log=log)
+    first = tmp_path / "first"
+    with machine.disk.open("r+b") as disk:
+        disk.truncate(machine.disk.stat().st_size + 1024 * MIB)
+    shutil.copy(machine.disk, first)
+    with machine:
+        machine.wait_for_login()
+        assert machine.succeed("hostname") == "crag-7\n"
+        assert "node crag-7" in (status := machine.succeed("belay status"))
+        assert "warning" not in status
+        _, total = machine.succeed("df -m /data | tail -n 1").split()[:2]
+        assert int(total) > 1000
+        machine.wait_until_succeeds(GATE)
+        done = ssh(machine, key, known, "cat /etc/hostname")
+        assert (done.returncode, done.stdout) == (0, "crag-7\n"), done.stderr
+        done = ssh(machine, key, known, "-o", "PubkeyAuthentication=no", "true")
+        assert "Permission denied (publickey)" in done.stderr
+        # A package on hand, without any mirror.
+        machine.fail("apk info -e curl")
+        machine.succeed("apk add curl && curl --version && modprobe dummy")
+        machine.succeed("sync")
+        machine.power_cut()
+        every_moment_had_a_table(first, log)
+        machine.start()
+        machine.wait_for_console("Mounting /data")
+        machine.wait_for_login()
+        assert machine.succeed("df -m /data | tail -n 1").split()[1] == total
+        machine.fail("dmesg | grep -i 'GPT.*invalid'")
+
+
+def every_moment_had_a_table(disk: Path, log: Path) -> None:
+    """Had power been lost after any write, the kernel would have found all partitions."""
+    with disk.open("rb") as file:
+        before = read_table(file)
+    slots = {name: place for name, place in before.items() if name != "data"}
+    size, ends = disk.stat().st_size, set()
+    with disk.open("r+b") as file:
+        for write in writes(log):
+            file.seek(write.offset)
+            file.write(write.data)
+            if TABLE <= write.offset < size - TABLE:
+                continue
+            try:
+                table = read_table(file)
+            except ValueError:
+                table = read_table(file, size - SECTOR)
+            ends.add(table.pop("data").end)
+            assert table == slots, f"after a write at byte {write.offset}"
+    assert len(ends) == 2, "it grew, at once"
+
+
+@pytest.fixture
+def broken_stick(tmp_path: Path) -> Path:
+    """A stick on which each file is wrong in another way."""
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "name").write_text("no/name\n")
+    (stick / "interfaces").write_bytes(bytes(MIB))
+    (stick / "mactab").write_text("eth0 is the left one\n")
+    (stick / "authorized_keys").write_text("")
+    (stick / "dropbear_ed25519_host_key").write_bytes(b"\0" * 83)
+    (stick / "age.key").mkdir()
+    (stick / "settings.json").write_text("{")
+    return stick
+
+
+def test_what_is_wrong_with_a_stick_is_said(
+    disk_image: Path, broken_stick: Path, tmp_path: Path
+) -> None:
+    """And stops neither the boot nor updates."""
+    with Machine(disk_image, tmp_path / "machine", bios=True, usb=broken_stick) as machine:
+        machine.wait_for_console("name is not what its name says: ignored")
+        machine.wait_for_login()
+        machine.wait_until_succeeds(GATE)
+        status = machine.succeed("belay status")
+        for text in (
+            "interfaces has 1048576 bytes, and may have 65536: ignored",
+            "mactab is not what its name says: ignored",
+            "authorized_keys is empty: ignored",
+            "dropbear_ed25519_host_key is not what its name says: ignored",
+            "age.key is empty: ignored",
+            "settings.json is not what its name says: ignored",
+            "this node has no name",
+        ):
+            assert text in status
+        assert machine.succeed("ls /run/belay/node") == ""
+        machine.fail("pidof dropbear")
+
+        good = tmp_path / "good"
+        good.mkdir()
+        (good / "name").write_text("crag-8\r\n")
+        machine.attach_usb(good, "BELAY")
+        machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 3")
+        again = "rm /run/belay/warnings; rc-service --nodeps belay-node restart"
+        assert "several volumes are labelled BELAY: /dev/sd" in machine.succeed(again)
+        machine.detach_usb("stick")
+        machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 2")
+        machine.succeed(again)
+        assert "node crag-8" in (status := machine.succeed("belay status"))
+        assert "warning" not in status
+        # Garbage with the right label: what blkid looks at is there, the rest isn't.
+        garbage = "dd if=/dev/urandom of=/dev/vda5 bs=1k seek=2 count=200 && sync"
+        machine.detach_usb()
+        machine.succeed(garbage)
+        assert "this node has no name" in machine.succeed(f"rm -r /run/belay/node; {again}")
