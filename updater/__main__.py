@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from updater import gate
+from updater.boottime import boot_spans
 from updater.errors import Unreachable, UpdateError
 from updater.formats import VERSION, Manifest, version_key
 from updater.grubenv import TRIAL
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     command("confirm", confirm, "declare the running slot good")
     command("rollback", rollback, "go back to the other slot at the next boot")
     command("history", history, "show what happened, the newest last")
+    command("boottime", boot_time, "show where the seconds of this boot went")
     command("gate", run_gate, "look at the health of this boot and act on it (a service does it)")
     return parser
 
@@ -193,6 +195,15 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
             reason = f": {event.reason}" if event.reason else ""
             print(f"{when}  {event.what:9}  {event.version} in slot {event.slot}{reason}")
     return {"events": [asdict(event) for event in events]}
+
+
+def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    spans = boot_spans(node.root)
+    if not options.json:
+        for span in spans:
+            print(f"{span.start:7.2f} s  {span.seconds:6.2f} s  {span.name}")
+    return {"spans": [asdict(span) for span in spans]}
 
 
 def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:

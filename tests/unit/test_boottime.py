@@ -1,0 +1,42 @@
+"""Where the seconds of a boot went."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from updater.boottime import Span, boot_spans
+
+LOG = """\
+[    0.000000] Linux version 6.18
+[    1.250000] Run /init as init process
+[    2.750000] belay: starting the system of slot a
+"""
+
+
+def test_the_parts_of_a_boot_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("updater.boottime.time.time", lambda: 1000100.0)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/uptime").write_text("100.00 40.00\n")
+    started = tmp_path / "run/openrc/started"
+    started.mkdir(parents=True)
+    # The clock was set after the first service, so its time says nothing.
+    for name, at in (("early", 7.0), ("devfs", 1000004.0), ("syslog", 1000004.5)):
+        (started / name).symlink_to(f"/etc/init.d/{name}")
+        os.utime(started / name, (at, at), follow_symlinks=False)
+    assert boot_spans(tmp_path, LOG) == [
+        Span("kernel", 0.0, 1.25),
+        Span("initramfs", 1.25, 1.5),
+        Span("devfs", 2.75, 1.25),
+        Span("syslog", 4.0, 0.5),
+    ]
+
+
+def test_a_log_that_lost_its_begin_leaves_the_services(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/uptime").write_text("100.00 40.00\n")
+    assert boot_spans(tmp_path, "") == []
