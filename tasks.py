@@ -20,6 +20,7 @@ from tasks import (
     qemu,
     release,
     shell,
+    site,
     testing,
     upload,
 )
@@ -28,5 +29,5 @@ namespace = Collection()
 for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing, upload):
     for name, item in Collection.from_module(module).tasks.items():
         namespace.add_task(item, name)
-for module in (channel, key, node, release):
+for module in (channel, key, node, release, site):
     namespace.add_collection(module.namespace, module.__name__.split(".")[-1])

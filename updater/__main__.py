@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     command("rollback", rollback, "go back to the other slot at the next boot")
     command("history", history, "show what happened, the newest last")
     command("boottime", boot_time, "show where the seconds of this boot went")
+    site_ = command("site", site, "try the site's newest configuration, keep it or go back")
+    site_.add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
+    site_.set_defaults(place="")
     command("gate", run_gate, "look at the health of this boot and act on it (a service does it)")
     return parser
 
@@ -83,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    from updater.site import Site
+
+    its = Site(node, memory, print)
     state = node.boot.read()
     tried = memory.tried()
     left = tried.left if tried else ""
@@ -100,6 +106,8 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "tried": asdict(tried) if tried else None,
         "left": left,
         "name": node.name,
+        "site": its.applied(),
+        "site_left": its.left(),
         "warnings": node.warnings,
     }
     if not options.json:
@@ -110,6 +118,11 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         for name, slot in state.slots.items():
             print(f"slot {name}: {slot.state}, {slot.tries} tries left")
         print(f"node {node.name}" if node.name else "this node has no name")
+        if done := its.applied():
+            how = "" if done["well"] else f", which failed: {done['why']}"
+            print(f"site {done['version']}, {len(done['changed'])} changes at this boot{how}")
+        if gone := its.left():
+            print(f"site {gone['version']} was left: {gone['why']}")
         for warning in node.warnings:
             print(f"warning: {warning}")
         print(f"channel {node.settings.channel} of {node.settings.url or 'no server'}")
@@ -197,6 +210,22 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
     return {"events": [asdict(event) for event in events]}
 
 
+def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    from updater.site import Site
+
+    say = print if options.boot and not options.json else _say_on_console
+    with _alone(node, wait=options.boot):
+        its = Site(node, memory, say)
+        done = its.boot() if options.boot else its.update(_updater(node, memory, options), _reboot)
+    if done is None:
+        _say(options, "the site has nothing new for this node")
+        return {"version": "", "changed": []}
+    what = "is applied" if done.well else f"failed: {done.why}"
+    _say(options, f"site {done.version} {what}, {len(done.changed)} changes")
+    return {**asdict(done), "code": 0 if done.well else 1}
+
+
 def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
     spans = boot_spans(node.root)
@@ -218,7 +247,10 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     if not options.place and not _in_window(node.settings.window, time.localtime().tm_hour):
         return {"version": node.system.version, "installed": False}
     try:
-        return update(node, memory, options)
+        result = update(node, memory, options)
+        if node.settings.site and not options.place and not result["installed"]:
+            site(node, memory, argparse.Namespace(**{**vars(options), "boot": False}))
+        return result
     except UpdateError as error:
         events = memory.history()
         if not events or events[-1].reason != str(error):  # once, not every hour

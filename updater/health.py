@@ -7,14 +7,13 @@ says why), anything else no.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from updater.node import ETC, Node
+from updater.process import run_within
 
 SKIPPED = 77
 LINES = 8  # of the output are kept
@@ -47,18 +46,7 @@ def run_checks(node: Node) -> Iterator[Result]:
 
 def _run(path: Path, node: Node, seconds: float) -> Result:
     env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": "1" * node.settings.network}
-    # A session of its own, so that all that it started ends with it.
-    process = subprocess.Popen(
-        [path], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        code, late = process.returncode, ""
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        code, late = 1, f"it was not done within {seconds:.0f} s"
-    lines = output.decode(errors="replace").split("\n")
-    text = "\n".join([line for line in [*lines, late] if line.strip()][-LINES:])
+    code, output = run_within(seconds, [path], env)
+    lines = [line for line in output.split("\n") if line.strip()][-LINES:]
+    text = "\n".join(lines)
     return Result(path.name, code not in (0, SKIPPED), code == SKIPPED, text)

@@ -146,6 +146,19 @@ class Memory:
         with suppress(OSError):
             (self.folder / name).unlink()
 
+    def rename(self, name: str, other: str) -> None:
+        """Give a file another name, in one step that a power cut can't split."""
+        try:
+            (self.folder / name).rename(self.folder / other)
+            self._flush_folder()
+        except OSError as error:
+            raise UpdateError(f"{self.folder / name} can't be renamed: {error.strerror}") from None
+
+    def _flush_folder(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file so that it is there whole or as before, whatever happens."""
         fresh = self.folder / f".{name}"
@@ -156,9 +169,7 @@ class Memory:
                 file.flush()
                 os.fsync(file.fileno())
             fresh.rename(self.folder / name)
-            descriptor = os.open(self.folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            self._flush_folder()
         except OSError as error:
             with suppress(OSError):
                 fresh.unlink()

@@ -38,6 +38,7 @@ class Settings:
     deadline_s: int = 300
     boot_s: int = 600
     stick: str = ""
+    site: bool = False  # whether the server has a configuration for this node
 
 
 @dataclass(frozen=True)

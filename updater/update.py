@@ -80,9 +80,12 @@ class Updater:
 
     # --- what there is ---
 
-    def channel(self) -> Channel:
-        """The channel as it is now. One small request where nothing is new. Raises Refused."""
-        name = self.node.settings.channel
+    def channel(self, name: str = "") -> Channel:
+        """A channel as it is now, the node's by default. One small request where nothing is new.
+
+        Raises Refused.
+        """
+        name = name or self.node.settings.channel
         trust = self.memory.trust()
         cached = self.memory.read(f"channel-{name}")
         etag = trust.etags.get(name, "") if cached else ""
@@ -134,6 +137,13 @@ class Updater:
             if is_ != wanted:
                 raise Refused(f"{name}: its {what} is {is_}, wanted {wanted}")
         return manifest
+
+    def blob(self, digest: str, most: int) -> bytes:
+        """A small blob. Raises Refused where it has other bytes than its name says."""
+        data = self._whole(f"blobs/{digest}", most)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise Refused(f"blobs/{digest}: its bytes are others")
+        return data
 
     def _whole(self, path: str, most: int) -> bytes:
         answer = self.source.get(path, most)

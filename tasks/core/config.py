@@ -122,6 +122,7 @@ class Update:
     network: bool = False
     deadline_s: int = _whole(300, 10, 86400)
     boot_s: int = _whole(600, 60, 86400)
+    site: bool = False
     stick: str = _text("BELAYUPDATE", r"[A-Z0-9_-]{0,11}", "up to 11 capital letters or digits")
 
 

@@ -1,0 +1,53 @@
+"""The site as nodes get it: one archive, the same bytes wherever it is made."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+from tasks.core.errors import UserError
+from tasks.core.paths import PROJECT
+from updater.formats import VERSION
+from updater.site import SITE_SIZE_MAX
+
+FOLDER = PROJECT / "site"
+LEFT_OUT = ("__pycache__", ".git", ".ruff_cache", ".mypy_cache", ".pytest_cache")
+
+
+def site_version(folder: Path = FOLDER) -> str:
+    """The version in the site's own file. Raises UserError where it is none."""
+    file = folder / "version"
+    version = file.read_text().strip() if file.exists() else ""
+    if not VERSION.fullmatch(version):
+        raise UserError(f'{file}: found "{version}", wanted a version like 1.2.3')
+    return version
+
+
+def build_site(folder: Path = FOLDER) -> bytes:
+    """The archive of a site. Raises UserError where nodes would refuse it."""
+    site_version(folder)
+    if not os.access(folder / "apply", os.X_OK):
+        raise UserError(f"{folder / 'apply'}: a site needs this program, and it must be executable")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path in sorted(folder.rglob("*")):
+            if any(part in LEFT_OUT for part in path.relative_to(folder).parts):
+                continue
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise UserError(f"{path}: a site holds files and folders only")
+            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            info.mode = 0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644
+            if path.is_dir():
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            else:
+                data = path.read_bytes()
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    archive = gzip.compress(buffer.getvalue(), 9, mtime=0)
+    if len(archive) > SITE_SIZE_MAX:
+        raise UserError(f"{folder}: {len(archive)} bytes packed, and nodes take {SITE_SIZE_MAX}")
+    return archive

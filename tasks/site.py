@@ -1,0 +1,78 @@
+"""`inv site.build` and `inv site.publish`: the configuration of all nodes, in `site/`."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.core.config import load_config
+from tasks.core.files import write_atomically
+from tasks.core.output import say, show_json
+from tasks.core.paths import BUILD
+
+ARCHIVE = BUILD / "site.tar.gz"
+
+
+@task(help={"json": "print version, size and SHA-256 as JSON"})
+def build(c: Context, json: bool = False) -> None:
+    """Pack site/ into build/site.tar.gz, the same bytes on every machine."""
+    from tasks.releases.site import build_site, site_version
+
+    data = build_site()
+    write_atomically(ARCHIVE, data)
+    outcome = {
+        "version": site_version(),
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    if json:
+        show_json(outcome)
+    else:
+        say(f"{ARCHIVE}: site {outcome['version']}, {outcome['size']} bytes")
+
+
+@task(
+    help={
+        "channel": "the channel whose nodes get it",
+        "to": "a folder, or host:folder over SSH (default: to in [publish])",
+        "key": "which private key signs it, if there are several",
+        "json": "print the signed pointer as JSON",
+    }
+)
+def publish(c: Context, channel: str, to: str = "", key: str = "", json: bool = False) -> None:
+    """Publish site/ for the nodes of a channel; each tries it, and keeps it if it stays healthy."""
+    from tasks.releases.keys import signer
+    from tasks.releases.make import trusted_keys
+    from tasks.releases.publish import current_channel, move_channel
+    from tasks.releases.site import build_site, site_version
+    from tasks.upload import target_of
+    from updater.formats import Channel
+
+    config = load_config()
+    data, version = build_site(), site_version()
+    digest = hashlib.sha256(data).hexdigest()
+    target, name = target_of(config, to), f"{channel}.site"
+    before = current_channel(target, name, trusted_keys())
+    if c.config.run.dry:
+        say(f"{name}: {before.version if before else 'new'} -> {version}")
+        return
+    if f"blobs/{digest}" not in target.sizes():
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            target.put(Path(file.name), f"blobs/{digest}")
+    pointer = Channel(config.os.name, name, version, digest, 0, 0)
+    pointer = move_channel(pointer, before, config.publish.days, target, signer(key))
+    if json:
+        show_json(asdict(pointer))
+    else:
+        say(f"channel {channel} has site {version}")
+
+
+namespace = Collection(build, publish)

@@ -1,0 +1,183 @@
+"""The site: the configuration that is applied on this node, and how a new one is tried.
+
+A configuration is a tar.gz with a program `apply` in it, which is called as `apply NODE`. A channel
+file named like the node's channel with `.site` behind it points to it: `manifest` is the SHA-256 of
+the archive, `version` its version.
+
+It belongs to a slot: `data/site/SLOT/good` is the one that was good with the release there. A slot
+that is booted on trial takes over what was good in the other one, so there are never two trials at
+once. A new configuration is tried only on a good slot:
+
+1. It is written as `trial` and flushed, then applied, then the health checks run.
+2. If all is well, `trial` is renamed to `good`: one step, there is no moment without a good one.
+3. Else it is renamed to `bad`, with its reason, and the node reboots: the root is volatile, so the
+   boot has nothing of it left, and applies `good`.
+
+A boot that finds `trial` knows that the node went down before it was confirmed: it is bad.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from updater.errors import Refused, UpdateError
+from updater.grubenv import GOOD, TRIAL
+from updater.health import run_checks
+from updater.memory import Memory
+from updater.node import Node
+from updater.process import run_within
+from updater.update import Updater
+
+SITE_SIZE_MAX = 16 << 20  # of the archive
+UNPACKED_MAX = 64 << 20
+FILES_MAX = 10_000
+NAMELESS = "nameless"  # what a node without a name is called
+TREE = "run/belay/site"
+APPLY_S = 300
+LINES = 20  # of what `apply` says are kept
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of the configuration at this boot. `why` says what was wrong, if anything was."""
+
+    version: str
+    well: bool
+    changed: tuple[str, ...] = ()
+    why: str = ""
+    left: str = ""  # the version that was given up, and `why`
+
+
+class Site:
+    """The site of a node."""
+
+    def __init__(self, node: Node, memory: Memory, say: Say) -> None:
+        self.node, self.memory, self.say = node, memory, say
+
+    def _file(self, state: str, slot: str = "") -> str:
+        return f"site-{slot or self.node.slot}-{state}"
+
+    def boot(self) -> Applied | None:
+        """Apply what is good with the running release; None where there is nothing."""
+        if trial := self.memory.read(self._file("trial")):
+            self._leave(trial, "the node went down before it was confirmed")
+        good = self.memory.read(self._file("good"))
+        if self.node.mode == TRIAL or not good:
+            other = self.memory.read(self._file("good", self.node.other))
+            if other and other != good:
+                good = other
+                self.memory.write(self._file("good"), good)
+        return self._apply(good) if good else None
+
+    def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
+        """Try what the channel has, if that is new; None if not. Raises UpdateError."""
+        state = self.node.boot.read()
+        if state.slots[self.node.slot].state != GOOD or self.node.mode != GOOD:
+            return None
+        if state.slots[self.node.other].state == TRIAL:
+            return None  # one trial at a time: the release comes first
+        channel = updater.channel(f"{self.node.settings.channel}.site")
+        digests = {
+            which: hashlib.sha256(self.memory.read(self._file(which))).hexdigest()
+            for which in ("good", "bad")
+        }
+        if channel.manifest in digests.values():
+            return None
+        archive = updater.blob(channel.manifest, SITE_SIZE_MAX)
+        self.memory.write(self._file("trial"), archive)
+        applied = self._apply(archive)
+        why = applied.why if not applied.well else self._unhealthy()
+        if not why:
+            self.memory.rename(self._file("trial"), self._file("good"))
+            self.say(f"site {applied.version} is good: {len(applied.changed)} changes")
+            self.memory.note("site", applied.version, self.node.slot)
+            return applied
+        self._leave(archive, why)
+        reboot()
+        return replace(applied, well=False, why=why)
+
+    def _unhealthy(self) -> str:
+        for result in run_checks(self.node):
+            if result.failed:
+                return str(result)
+        return ""
+
+    def _leave(self, archive: bytes, why: str) -> None:
+        version = _version(archive)
+        self.say(f"site {version} is left: {why}")
+        self.memory.note("site left", version, self.node.slot, why)
+        reason = json.dumps({"version": version, "why": why}).encode()
+        self.memory.write(self._file("why"), reason)
+        self.memory.rename(self._file("trial"), self._file("bad"))
+
+    def left(self) -> dict[str, Any]:
+        """The configuration that was given up last on this slot: `version` and `why`."""
+        values = self.memory.read(self._file("why"))
+        try:
+            return dict(json.loads(values)) if values else {}
+        except ValueError:
+            return {}
+
+    def applied(self) -> dict[str, Any]:
+        """What was applied at this boot."""
+        path = self.node.root / f"{TREE}.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _apply(self, archive: bytes) -> Applied:
+        version, tree = _version(archive), self.node.root / TREE
+        try:
+            unpack(archive, tree)
+            words: list[str | Path] = [tree / "apply", self.node.name or NAMELESS]
+            code, output = run_within(APPLY_S, words, folder=tree)
+        except UpdateError as error:
+            code, output = 1, str(error)
+        lines = output.splitlines()
+        changed = _changes(lines[-1]) if lines else ()
+        text = "\n".join(lines[-LINES:])
+        applied = Applied(version, code == 0, changed, "" if code == 0 else f"apply: {text}")
+        (self.node.root / f"{TREE}.json").write_text(json.dumps(asdict(applied)))
+        return applied
+
+
+def unpack(archive: bytes, tree: Path) -> None:
+    """Unpack a configuration into the folder `tree`, which is emptied. Raises Refused."""
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True, mode=0o700)
+    total = count = 0
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            for member in tar:
+                total, count = total + member.size, count + 1
+                if total > UNPACKED_MAX or count > FILES_MAX:
+                    raise Refused("the site is larger than a configuration may be")
+                tar.extract(member, tree, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise Refused(f"the site can't be unpacked: {error}") from None
+    if not os.access(tree / "apply", os.X_OK):
+        raise Refused("the site has no program `apply`")
+
+
+def _changes(line: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(item) for item in json.loads(line)["changed"])
+    except (ValueError, TypeError, KeyError):
+        return ()
+
+
+def _version(archive: bytes) -> str:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+            file = tar.extractfile("version")
+            return file.read(64).decode(errors="replace").strip() if file else "?"
+    except (tarfile.TarError, OSError, EOFError, KeyError):
+        return "?"
