@@ -246,16 +246,21 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     """See the parser. Whoever plugs in a stick doesn't want to wait for the window."""
     if not options.place and not _in_window(node.settings.window, time.localtime().tm_hour):
         return {"version": node.system.version, "installed": False}
+    result: dict[str, Any] = {"version": node.system.version, "installed": False}
+    failure = None
     try:
         result = update(node, memory, options)
-        if node.settings.site and not options.place and not result["installed"]:
-            site(node, memory, argparse.Namespace(**{**vars(options), "boot": False}))
-        return result
     except UpdateError as error:
+        failure = error
         events = memory.history()
         if not events or events[-1].reason != str(error):  # once, not every hour
             memory.note("failed", node.system.version, node.other, str(error))
-        raise
+    # The site needs no release: it comes although that can't be had.
+    if node.settings.site and not options.place and not result["installed"]:
+        site(node, memory, argparse.Namespace(**vars(options), boot=False))
+    if failure:
+        raise failure
+    return result
 
 
 # --- what they share ---
