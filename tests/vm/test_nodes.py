@@ -161,3 +161,32 @@ def test_what_is_wrong_with_a_stick_is_said(
         machine.detach_usb()
         machine.succeed(garbage)
         assert "this node has no name" in machine.succeed(f"rm -r /run/belay/node; {again}")
+
+
+def test_an_overlay_archive_from_data_makes_the_system(project: Project, tmp_path: Path) -> None:
+    """As `lbu` makes them: what is in it is there after the boot, packages and services too."""
+    cmdline = "console=tty0 console=ttyS0,115200 quiet apkovl=auto"
+    project.inv("image", BELAY_BOOT_CMDLINE=cmdline)
+    with Machine(project.build / "disk.img", tmp_path / "machine", bios=True) as machine:
+        machine.wait_for_login()
+        machine.wait_until_succeeds(GATE)
+        machine.succeed(
+            "mkdir -p /data/apkovl /tmp/o/etc/runlevels/default /tmp/o/etc/local.d /tmp/o/root && "
+            "echo from data >/tmp/o/etc/motd && echo nocrag >/tmp/o/etc/hostname && "
+            "ln -s /etc/init.d/networking /tmp/o/etc/runlevels/default && "
+            "tar -czf /data/apkovl/any.apkovl.tar.gz -C /tmp/o etc root && sync"
+        )
+        machine.type("reboot\n")
+        machine.wait_for_console("belay: applied an apkovl")
+        machine.wait_for_login()
+        machine.wait_until_succeeds(GATE)
+        assert machine.succeed("cat /etc/motd; hostname") == "from data\nnocrag\n"
+        assert machine.succeed("stat -c %a /root") == "700\n"
+        machine.fail("ls /etc/runlevels/boot/syslog")
+        machine.succeed("ls /etc/runlevels/default/belay-pull && df /data | grep -q vda6")
+
+        machine.succeed("cd /data/apkovl && truncate -s 150 any.apkovl.tar.gz && sync")
+        machine.type("reboot\n")
+        machine.wait_for_console("apkovl any.apkovl.tar.gz is not applied: it is damaged")
+        machine.wait_for_login()
+        assert "warning: apkovl any.apkovl.tar.gz is not applied" in machine.succeed("belay status")

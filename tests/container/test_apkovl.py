@@ -1,0 +1,135 @@
+"""Overlay archives: the real init, with the busybox that it runs with, unprivileged."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.core.paths import PROJECT
+from tests.unit.test_init import GUID, MOCK, SLOT
+
+pytestmark = pytest.mark.container
+
+Run = Callable[..., str]
+
+# A machine whose partition vda4 has the slot, and a stick sda1 whose content is in/stick.
+SCRIPT = """
+export ROOT=/tmp/root MOCK=/tmp/mock NOTES=/tmp/notes FAILING= SLOT_TIMEOUT_S=1
+cp in/mock $MOCK && chmod +x $MOCK
+for folder in proc dev newroot/etc/apk newroot/etc/belay newroot/root \
+	newroot/etc/runlevels/default sys/class/block/vda4 belay/below/sbin \
+	belay/below/etc/apk belay/below/etc/runlevels/default; do
+	mkdir -p $ROOT/$folder
+done
+cd $ROOT
+printf 'PARTN=4\\nPARTUUID={guid}\\n' >sys/class/block/vda4/uevent
+cp /srv/in/slot dev/vda4 && touch dev/sda1
+ln -s /bin/busybox belay/below/sbin/init
+echo busybox >belay/below/etc/apk/world
+for service in syslog crond belay-gate; do
+	ln -s /etc/init.d/$service belay/below/etc/runlevels/default/$service
+	ln -s /etc/init.d/$service newroot/etc/runlevels/default/$service
+done
+cp -R /srv/in/stick belay/media
+echo "belay.slot=b belay.partuuid={guid} {apkovl}" >proc/cmdline
+sh /srv/in/init || echo "exit $?"
+echo ---
+cat newroot/etc/belay/boot-warnings 2>/dev/null || true
+grep -h 'mount -t overlay' $NOTES
+[ ! -d belay/above/ovl ] || (cd belay/above/ovl && find . -type f | sort)
+ls newroot/etc/runlevels/default | tr '\\n' ' '
+cat newroot/etc/apk/world belay/below/etc/apk/world 2>/dev/null | head -n 2 | tr '\\n' ' '
+"""
+MOUNTED = "lowerdir=/tmp/root/belay/above/ovl:/tmp/root/belay/below,"
+PLAIN = "lowerdir=/tmp/root/belay/below,"
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def archive(*entries: tarfile.TarInfo, **files: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for info in entries:
+            tar.addfile(info)
+        for name, text in files.items():
+            info = entry(name.replace("__", "/"))
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def boot(in_container: Run, tmp_path: Path) -> Callable[..., str]:
+    """Boots with these files on the stick, and returns what it said and did."""
+
+    def run(apkovl: str, **stick: bytes) -> str:
+        folder = tmp_path / "stick"
+        folder.mkdir()
+        for name, data in stick.items():
+            (folder / f"{name}.apkovl.tar.gz").write_bytes(data)
+        (tmp_path / "mock").write_text(MOCK)
+        (tmp_path / "slot").write_bytes(SLOT)
+        script = SCRIPT.replace("{guid}", GUID).replace("{apkovl}", apkovl)
+        inputs = {name: tmp_path / name for name in ("mock", "slot", "stick")}
+        return in_container(script, init=PROJECT / "initramfs/init", **inputs)
+
+    return run
+
+
+def test_an_overlay_is_laid_over_the_root(boot: Callable[..., str]) -> None:
+    """Its services are those of the system, but for Belay's own; the packages are both's."""
+    data = archive(
+        entry("etc/runlevels/default/syslog", tarfile.SYMTYPE, "/etc/init.d/syslog"),
+        etc__apk__world="curl\n",
+        etc__motd="hello\n",
+    )
+    said = boot("apkovl=/dev/sda1:vfat:/host.apkovl.tar.gz", host=data)
+    assert "belay: applied an apkovl" in said
+    assert MOUNTED in said and "./etc/motd" in said
+    assert said.endswith("belay-gate syslog busybox curl ")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (archive(entry("/etc/shadow")), "has paths that lead out of it"),
+        (archive(entry("etc/../../shadow")), "has paths that lead out of it"),
+        (archive(entry("etc/null", tarfile.CHRTYPE)), "has device files or pipes"),
+        (archive(entry("etc/disk", tarfile.BLKTYPE)), "has device files or pipes"),
+        (archive(entry("etc/pipe", tarfile.FIFOTYPE)), "has device files or pipes"),
+        (archive(entry("etc/link", tarfile.LNKTYPE, "/etc/shadow")), "has hard links"),
+        (archive(etc__motd="hello" * 10_000)[:-30], "is damaged"),
+        (b"no archive at all", "is damaged"),
+    ],
+    ids=["absolute", "dots", "whiteout", "disk", "pipe", "hard link", "truncated", "garbage"],
+)
+def test_a_hostile_overlay_is_not_applied(
+    boot: Callable[..., str], data: bytes, reason: str
+) -> None:
+    said = boot("apkovl=sda1:/host.apkovl.tar.gz", host=data)
+    assert f"apkovl host.apkovl.tar.gz is not applied: it {reason}" in said.split("---")[1]
+    assert PLAIN in said and "exit" not in said
+
+
+@pytest.mark.parametrize(
+    ("apkovl", "message"),
+    [
+        ("apkovl=http://example.org/x", "wanted auto, data, node, slot or DEVICE:"),
+        ("apkovl=sdz9:/x.apkovl.tar.gz", "there is no such volume"),
+        ("apkovl=sda1:/other.apkovl.tar.gz", "there is no other.apkovl.tar.gz"),
+        ("apkovl=sda1:/*.apkovl.tar.gz", "there are several, and none is applied"),
+        ("apkovl=data", "there is no such volume"),
+    ],
+)
+def test_what_cannot_be_found_is_said(boot: Callable[..., str], apkovl: str, message: str) -> None:
+    said = boot(apkovl, one=archive(etc__motd="1"), two=archive(etc__motd="2"))
+    assert message in said.split("---")[1]
+    assert PLAIN in said and "exit" not in said
