@@ -13,6 +13,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from age import NotForUs, decrypt
+
+AGE_KEY = "run/belay/node/age.key"
 INSTALLED = "lib/apk/db/installed"
 RUNLEVELS = "etc/runlevels"
 STARTED = "run/openrc/started"
@@ -23,10 +26,10 @@ class Failed(Exception):
 
 
 class Toolbox:
-    """Changes the system below `root`; `changes` are those that were made, in order."""
+    """Changes the system of `node` below `root`; `changes` are those that were made, in order."""
 
-    def __init__(self, site: Path, root: Path = Path("/")) -> None:
-        self.site, self.root = site, root
+    def __init__(self, site: Path, node: str, root: Path = Path("/")) -> None:
+        self.site, self.node, self.root = site, node, root
         self.changes: list[str] = []
 
     def file(self, path: str, content: str | bytes, mode: int = 0o644) -> bool:
@@ -50,6 +53,17 @@ class Toolbox:
             return self.file(path, string.Template(text).substitute(values), mode)
         except (KeyError, ValueError) as error:
             raise Failed(f"templates/{name}: no value for {error}") from None
+
+    def secret(self, name: str) -> bytes:
+        """What `secrets/NODE/NAME.age` of the site holds, decrypted with the node's own key."""
+        path = self.site / "secrets" / self.node / f"{name}.age"
+        key = self.root / AGE_KEY
+        try:
+            return decrypt(path.read_bytes(), key.read_text())
+        except FileNotFoundError as error:
+            raise Failed(f"secret {name}: there is no {error.filename}") from None
+        except NotForUs as error:
+            raise Failed(f"secret {name}: {path.relative_to(self.site)}: {error}") from None
 
     def absent(self, path: str) -> bool:
         """Remove a file or a folder."""

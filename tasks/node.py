@@ -34,6 +34,7 @@ def new(c: Context, name: str, usb: str = "", keys: str = "", json: bool = False
         INVENTORY,
         PRIVATE,
         add_to_inventory,
+        check_inventory,
         holders_of_keys,
         new_identity,
     )
@@ -41,6 +42,7 @@ def new(c: Context, name: str, usb: str = "", keys: str = "", json: bool = False
     holders = holders_of_keys(keys)
     device = Path(usb) if usb and Path(usb).exists() and not Path(usb).is_dir() else None
     folder = Path(usb).resolve() if usb and not device else PRIVATE / name
+    check_inventory(name)
     identity = new_identity(name, folder, holders)
     add_to_inventory(identity)
     if device:

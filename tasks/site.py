@@ -1,8 +1,9 @@
-"""`inv site.build` and `inv site.publish`: the configuration of all nodes, in `site/`."""
+"""`inv site.*`: the configuration of all nodes, in `site/`."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +13,11 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.config import load_config
+from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
+from updater.formats import NAME
 
 ARCHIVE = BUILD / "site.tar.gz"
 
@@ -75,4 +78,28 @@ def publish(c: Context, channel: str, to: str = "", key: str = "", json: bool = 
         say(f"channel {channel} has site {version}")
 
 
-namespace = Collection(build, publish)
+@task(
+    help={
+        "node": "the node that may read it",
+        "name": "what roles call it: tools.secret(NAME)",
+        "file": "the file with the secret; default: standard input",
+    }
+)
+def secret(c: Context, node: str, name: str, file: str = "") -> None:
+    """Encrypt a secret for a node by its public age key: site/secrets/NODE/NAME.age."""
+    from tasks.releases.site import FOLDER, encrypted_for
+
+    if not NAME.fullmatch(name):
+        raise UserError(f'"{name}" is no name for a secret; wanted small letters, digits, . _ -')
+    try:
+        data = Path(file).read_bytes() if file else sys.stdin.buffer.read()
+    except OSError as error:
+        raise UserError(f"--file {file}: {error.strerror}") from None
+    sealed = encrypted_for(node, data)
+    target = FOLDER / "secrets" / node / f"{name}.age"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, sealed)
+    say(f"{target}: only {node} can read it; commit it")
+
+
+namespace = Collection(build, publish, secret)

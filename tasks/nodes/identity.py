@@ -89,20 +89,30 @@ def holders_of_keys(file: str) -> str:
     return "".join(path.read_text() for path in own)
 
 
-def add_to_inventory(identity: Identity, inventory: Path = INVENTORY) -> None:
-    """Note a node's public keys, for the site. Raises UserError where it is there already."""
+def check_inventory(name: str, inventory: Path = INVENTORY) -> bool:
+    """Whether a node is in the inventory; raise UserError where it has keys there already."""
     import tomli
 
-    text = inventory.read_text() if inventory.exists() else "# The nodes, and what they are for.\n"
     try:
-        nodes = tomli.loads(text).get("nodes", {})
+        nodes = tomli.loads(inventory.read_text() if inventory.exists() else "").get("nodes", {})
     except tomli.TOMLDecodeError as error:
         raise UserError(f"{inventory}: is not valid TOML: {error}") from None
-    if identity.name in nodes:
-        raise UserError(f"{inventory}: there is a node {identity.name} already")
-    entry = (
-        f"\n[nodes.{identity.name}]\nroles = []\n"
-        f'host_key = "{identity.host_key}"\nage = "{identity.age}"\n'
-    )
+    if {"host_key", "age"} & nodes.get(name, {}).keys():
+        raise UserError(f"{inventory}: node {name} has keys there already; remove them if they go")
+    return name in nodes
+
+
+def add_to_inventory(identity: Identity, inventory: Path = INVENTORY) -> None:
+    """Note a node's public keys, for the site. Raises UserError where it has some already."""
+    known = check_inventory(identity.name, inventory)
+    text = inventory.read_text() if inventory.exists() else "# The nodes, and what they are for.\n"
+    keys = f'host_key = "{identity.host_key}"\nage = "{identity.age}"\n'
+    head = f"[nodes.{identity.name}]\n"
+    if not known:
+        text += f"\n{head}roles = []\n{keys}"
+    elif head in text:
+        text = text.replace(head, head + keys)
+    else:
+        raise UserError(f"{inventory}: has no line {head.strip()}; add to the node:\n{keys}")
     inventory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(inventory, (text + entry).encode())
+    write_atomically(inventory, text.encode())

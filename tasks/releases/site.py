@@ -8,6 +8,8 @@ import os
 import tarfile
 from pathlib import Path
 
+import tomli
+
 from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 from updater.formats import VERSION
@@ -51,3 +53,20 @@ def build_site(folder: Path = FOLDER) -> bytes:
     if len(archive) > SITE_SIZE_MAX:
         raise UserError(f"{folder}: {len(archive)} bytes packed, and nodes take {SITE_SIZE_MAX}")
     return archive
+
+
+def encrypted_for(node: str, data: bytes, folder: Path = FOLDER) -> bytes:
+    """A secret as only a node can read it. Raises UserError where its public key isn't known."""
+    import pyrage
+    from pyrage import x25519
+
+    inventory = folder / "inventory.toml"
+    entry = tomli.loads(inventory.read_text()).get("nodes", {}).get(node, {})
+    try:
+        key = x25519.Recipient.from_str(entry.get("age", ""))
+    except pyrage.RecipientError:
+        raise UserError(
+            f"{inventory}: node {node} has no public age key; inv node.new {node} makes it"
+        ) from None
+    sealed: bytes = pyrage.encrypt(data, [key])
+    return sealed

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
+import pyrage
 import pytest
+from pyrage import x25519
 
 from tasks.core.errors import UserError
 from tasks.releases.site import FOLDER, build_site
@@ -91,7 +94,7 @@ import sys; sys.path.insert(0, {str(site)!r})
 from pathlib import Path
 from toolbox import Failed, Toolbox
 for _ in range(2):
-    tools = Toolbox(Path({str(site)!r}), Path({str(root)!r}))
+    tools = Toolbox(Path({str(site)!r}), "crag-1", Path({str(root)!r}))
     tools.file("/etc/motd", "hello", 0o600)
     tools.template("/srv/index.html", "index.html", {{"name": "crag-1", "greeting": "Hi"}})
     tools.packages("curl")
@@ -113,3 +116,36 @@ for wrong in (lambda: tools.file("../etc", ""), lambda: tools.template("/x", "in
         "templates/index.html: no value for 'name'",
     ], done.stderr
     assert "<p>Hi from crag-1.</p>" in (root / "srv/index.html").read_text()
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65_536, 65_537])
+def test_a_secret_is_for_its_node_alone(site: Path, tmp_path: Path, size: int) -> None:
+    """What age encrypts, a node decrypts; nobody else, and nothing that was changed."""
+    owner, other = x25519.Identity.generate(), x25519.Identity.generate()
+    text = random.Random(size).randbytes(size)
+    sealed = pyrage.encrypt(text, [other.to_public(), owner.to_public()])
+    for_other = pyrage.encrypt(text, [other.to_public()])
+    at = random.Random(size).randrange(sealed.index(b"---") + 4, len(sealed))
+    changed = sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]
+    key = f"# of crag-1\n{owner}\n"
+    cases = {"well": sealed, "other": for_other, "changed": changed, "cut": sealed[:-1]}
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+    script = f"""
+import sys; sys.path.insert(0, {str(site)!r})
+from pathlib import Path
+from age import NotForUs, decrypt
+for name in {list(cases)!r}:
+    try:
+        print(decrypt(Path({str(tmp_path)!r}, name).read_bytes(), {key!r}).hex())
+    except NotForUs as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script], capture_output=True, text=True, check=False
+    )
+    well, others, after_change, cut = done.stdout.splitlines()
+    assert well == text.hex(), done.stderr
+    assert others == "it is encrypted for another node"
+    assert "damaged" in after_change or "changed" in after_change
+    assert "cut off" in cut

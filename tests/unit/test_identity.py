@@ -1,0 +1,57 @@
+"""A node's own files, and its entry in the inventory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pyrage import x25519
+
+from tasks.core.errors import UserError
+from tasks.nodes.identity import add_to_inventory, holders_of_keys, new_identity
+
+
+def test_private_and_public_keys_belong_together(tmp_path: Path) -> None:
+    folder = tmp_path / "crag-1"
+    identity = new_identity("crag-1", folder, "ssh-ed25519 AAAAx me\n")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    key = (folder / "dropbear_ed25519_host_key").read_bytes()
+    assert len(key) == 83 and key[4:15] == b"ssh-ed25519"
+    public = Ed25519PrivateKey.from_private_bytes(key[19:51]).public_key()
+    assert public.public_bytes_raw() == key[51:]
+    assert public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() == identity.host_key
+    age = x25519.Identity.from_str((folder / "age.key").read_text().strip())
+    assert str(age.to_public()) == identity.age
+    with pytest.raises(UserError, match="holds a node already"):
+        new_identity("crag-1", folder, "")
+
+
+@pytest.mark.parametrize("name", ["", "no/name", "-x", "a" * 64, "two words"])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a node"):
+        new_identity(name, tmp_path / "node", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("before", ["", "[nodes.crag-1]\nroles = ['web']\n", "[nodes.other]\n"])
+def test_a_node_is_in_the_inventory_once(tmp_path: Path, before: str) -> None:
+    inventory = tmp_path / "inventory.toml"
+    inventory.write_text(before)
+    identity = new_identity("crag-1", tmp_path / "node", "")
+    add_to_inventory(identity, inventory)
+    entry = tomli.loads(inventory.read_text())["nodes"]["crag-1"]
+    assert (entry["host_key"], entry["age"]) == (identity.host_key, identity.age)
+    assert entry["roles"] == (["web"] if "web" in before else [])
+    with pytest.raises(UserError, match="has keys there already"):
+        add_to_inventory(identity, inventory)
+
+
+def test_a_file_without_public_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    with pytest.raises(UserError, match="there is no public SSH key in it"):
+        holders_of_keys(str(tmp_path / "key"))
+    with pytest.raises(UserError, match="there is no such file"):
+        holders_of_keys(str(tmp_path / "nothing"))
