@@ -16,6 +16,7 @@ from tasks import (
     fetch,
     graph,
     key,
+    netboot,
     node,
     qemu,
     release,
@@ -26,7 +27,20 @@ from tasks import (
 )
 
 namespace = Collection()
-for module in (bench, build, cleaning, diff, doctor, fetch, graph, qemu, shell, testing, upload):
+for module in (
+    bench,
+    build,
+    cleaning,
+    diff,
+    doctor,
+    fetch,
+    graph,
+    netboot,
+    qemu,
+    shell,
+    testing,
+    upload,
+):
     for name, item in Collection.from_module(module).tasks.items():
         namespace.add_task(item, name)
 for module in (channel, key, node, release, site):

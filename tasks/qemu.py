@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -19,7 +20,11 @@ from tasks.core.output import say
 from tasks.core.paths import BUILD
 from updater.grubenv import SLOTS
 
+if TYPE_CHECKING:
+    from tasks.vm.hardware import Hardware
+
 KEPT = BUILD / "qemu"
+EMPTY_DISK = 1 << 30
 
 
 @task(
@@ -29,6 +34,7 @@ KEPT = BUILD / "qemu"
         "usb": "plug in a stick with the files of this folder, labelled for a node's own files",
         "memory": "memory in MiB",
         "release": "boot the disk image of this release, and not what the tree builds",
+        "netboot": "boot over the network by iPXE, with an empty disk",
         "keep": "keep the machine's disk in build/qemu, and go on with it the next time",
     }
 )
@@ -40,6 +46,7 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     memory: int = 512,
     release: str = "",
     keep: bool = False,
+    netboot: bool = False,
 ) -> None:
     """Boot build/disk.img, or that of a release, in a virtual machine; Ctrl-A X ends it."""
     if slot not in ("", *SLOTS):
@@ -51,6 +58,10 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
 
     config = load_config()
     qemu_program()
+    if netboot:
+        if slot or release or keep:
+            raise UserError("--netboot boots no slot of a disk: not with --slot, --release, --keep")
+        raise Exit(code=_run_from_network(c, config, bios, memory, usb))
     if not release:
         build(c, "image", config)
         if c.config.run.dry:
@@ -75,12 +86,44 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             Path(usb).resolve() if usb else None,
             config.node.label,
         )
-        console = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
-        say("the console follows; log in as root; Ctrl-A X ends the machine")
-        done = subprocess.run(
-            [*hardware.command(), *console, "-mon", "chardev=console"], check=False
-        )
-    raise Exit(code=done.returncode)
+        code = _run(hardware)
+    raise Exit(code=code)
+
+
+def _run(hardware: Hardware) -> int:
+    """Start a machine with its console in the terminal, until it ends; its exit code."""
+    console = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
+    say("the console follows; log in as root; Ctrl-A X ends the machine")
+    command = [*hardware.command(), *console, "-mon", "chardev=console"]
+    return subprocess.run(command, check=False).returncode
+
+
+def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
+    from tasks.netboot import build_netboot
+    from tasks.vm.hardware import Hardware, copy_variables
+    from tasks.vm.netboot import SCRIPT, served, write_netboot
+
+    if not build_netboot(c, config):
+        return 0
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch:
+        folder = Path(scratch)
+        disk = folder / "disk.img"
+        with disk.open("wb") as file:
+            file.truncate(EMPTY_DISK)
+        with served(folder / "www") as port:
+            url = f"http://10.0.2.2:{port}"  # this machine, as a guest sees it
+            write_netboot(folder / "www", url, config.boot.cmdline)
+            return _run(
+                Hardware(
+                    disk,
+                    None if bios else copy_variables(folder),
+                    memory,
+                    Path(usb).resolve() if usb else None,
+                    config.node.label,
+                    netboot=f"{url}/{SCRIPT}",
+                )
+            )
 
 
 def unpack_disk(config: Config, version: str, target: Path) -> None:

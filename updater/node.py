@@ -93,7 +93,8 @@ def find_node(root: Path = Path("/")) -> Node:
     )
     slot = words.get("belay.slot", "")
     if slot not in SLOTS:
-        raise UpdateError("this system was not booted from a slot")
+        how = "came over the network" if "belay.netboot" in words else "was not booted from a slot"
+        raise UpdateError(f"this system {how}: there is no slot to look at or to update")
     partitions = _partitions(root, words.get("belay.partuuid", ""))
     etc = root / ETC
     revoked = etc / "revoked"

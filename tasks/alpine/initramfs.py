@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+NET_INITRAMFS = "initramfs-net"
 LEVEL = 4  # a better one costs more time than it saves anybody
 _MAGIC = b"070701"
 _HEADER = 110
@@ -19,6 +20,12 @@ def pack_initramfs(folder: Path, _inputs: Mapping[str, Path]) -> None:
     data = bytearray(path.read_bytes())
     normalise(data)
     path.write_bytes(gzip.compress(bytes(data), LEVEL, mtime=0))
+
+
+def pack_net_initramfs(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """The same for the initramfs of a boot from the network, under its own name."""
+    pack_initramfs(folder, inputs)
+    (folder / "initramfs").rename(folder / NET_INITRAMFS)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ This is the place to see what depends on what. It is pure: nothing runs here.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from tasks.alpine import on_hand
 from tasks.alpine.apk import options
-from tasks.alpine.initramfs import pack_initramfs
+from tasks.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
 from tasks.alpine.mirror import INDEX
 from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
@@ -38,6 +38,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     steps = [
         chroot(config, packages),
         initramfs(config),
+        net_initramfs(config),
         modloop(config),
         *([on_hand_index(packages, more)] if more else []),
         rootfs(config, more),
@@ -82,6 +83,18 @@ def initramfs(config: Config) -> Step:
         env={"FEATURES": " ".join(config.boot.features)},
         outputs=("initramfs",),
         finish=pack_initramfs,
+    )
+
+
+def net_initramfs(config: Config) -> Step:
+    """The same for boots from the network: with drivers of network cards."""
+    step = initramfs(config)
+    return replace(
+        step,
+        name="net-initramfs",
+        env={"FEATURES": " ".join([*config.boot.features, "network", "dhcp"])},
+        outputs=(NET_INITRAMFS,),
+        finish=pack_net_initramfs,
     )
 
 

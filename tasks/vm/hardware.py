@@ -69,6 +69,7 @@ class Hardware:
     extra: Sequence[str] = field(default_factory=tuple)
     write_log: Path | None = None  # a file in which every write to the disk is kept, in order
     watchdog: bool = False
+    netboot: str = ""  # the URL of an iPXE script; the disk is then only there
 
     def command(self) -> list[str]:
         """The command line, all but where the serial console and the monitor go."""
@@ -84,6 +85,9 @@ class Hardware:
             words += ["-device", "i6300esb", "-action", "watchdog=reset"]
         # A free port of this machine leads to SSH; the monitor's `info usernet` says which.
         network = "user,id=net,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:0-:22"
+        if self.netboot:
+            network += f",bootfile={self.netboot}"
+            words += ["-boot", "n"]
         words += ["-nic", network, "-device", "qemu-xhci,id=usb"]
         words += ["-device", "virtio-rng-pci"]
         if self.usb:

@@ -1,0 +1,47 @@
+"""`inv netboot`: files from which machines boot over the network, without a disk."""
+
+from __future__ import annotations
+
+import signal
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from tasks.build import build
+from tasks.core.config import Config, load_config
+from tasks.core.errors import UserError
+from tasks.core.output import say
+from tasks.core.paths import BUILD
+
+FOLDER = BUILD / "netboot"
+
+
+def build_netboot(c: Context, config: Config) -> bool:
+    """Build all that is served; False where that was only shown."""
+    for step in ("slot", "net-initramfs"):
+        build(c, step, config)
+    return not c.config.run.dry
+
+
+@task(
+    help={
+        "url": "where machines will find the files, such as http://192.168.1.2:8080",
+        "serve": "serve them, at this port of all of this machine's addresses, until Ctrl-C",
+    }
+)
+def netboot(c: Context, url: str, serve: int = 0) -> None:
+    """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
+    from tasks.vm.netboot import SCRIPT, served, write_netboot
+
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")
+    config = load_config()
+    if not build_netboot(c, config):
+        return
+    url = url.rstrip("/")
+    write_netboot(FOLDER, url, config.boot.cmdline)
+    say(f"{FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")
+    if serve:
+        with served(FOLDER, "", serve):
+            say(f"serving it at port {serve}; Ctrl-C ends that")
+            signal.pause()

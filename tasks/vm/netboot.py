@@ -1,0 +1,68 @@
+"""What a machine without a disk boots from: files for any web server, and a script for iPXE."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tasks.alpine.initramfs import NET_INITRAMFS
+from tasks.core.files import write_atomically
+from tasks.core.paths import BUILD
+from tasks.disk.layout import PANIC_S
+
+SCRIPT = "boot.ipxe"
+FILES = {"vmlinuz": "vmlinuz", "initramfs": NET_INITRAMFS, "slot.img": "slot.img"}
+
+
+def write_netboot(folder: Path, url: str, cmdline: str) -> None:
+    """Write all files to `folder`, which a server is to show at `url`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in FILES.items():
+        place, fresh = folder / name, folder / f".{name}"
+        fresh.unlink(missing_ok=True)
+        try:
+            os.link((BUILD / source).resolve(), fresh)
+        except OSError:  # another file system
+            shutil.copyfile(BUILD / source, fresh)
+        fresh.replace(place)
+    slot = folder / "slot.img"
+    with slot.open("rb") as file:
+        digest = hashlib.sha256()
+        while data := file.read(1 << 20):
+            digest.update(data)
+    # `initrd=` is how a kernel that UEFI started finds it.
+    arguments = (
+        f"initrd=initramfs {cmdline} panic={PANIC_S} belay.mode=net belay.netboot={url}/slot.img "
+        f"belay.size={slot.stat().st_size} belay.sha256={digest.hexdigest()}"
+    )
+    lines = [
+        "#!ipxe",
+        f"kernel {url}/vmlinuz {arguments}",
+        f"initrd --name initramfs {url}/initramfs",
+        "boot",
+    ]
+    write_atomically(folder / SCRIPT, "".join(f"{line}\n" for line in lines).encode())
+
+
+@contextmanager
+def served(folder: Path, address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Serve a folder over HTTP; the port."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, port), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,87 @@
+"""Machines without a disk boot over the network, and what they fetch is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from invoke.context import Context
+
+from tasks.build import build
+from tasks.core.config import load_config
+from tasks.vm.machine import Machine
+from tasks.vm.netboot import SCRIPT, served, write_netboot
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture
+def server(artefacts: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """The folder that is served, and its URL as a guest sees it."""
+    config = load_config()
+    build(Context(), "net-initramfs", config)
+    with served(tmp_path / "www") as port:
+        url = f"http://10.0.2.2:{port}"
+        write_netboot(tmp_path / "www", url, config.boot.cmdline)
+        yield tmp_path / "www", f"{url}/{SCRIPT}"
+
+
+def machine_for(url: str, folder: Path, bios: bool, memory_mib: int = 512) -> Machine:
+    empty = folder / "empty.img"
+    with empty.open("wb") as disk:
+        disk.truncate(64 << 20)
+    return Machine(empty, folder / "machine", bios=bios, netboot=url, memory_mib=memory_mib)
+
+
+def test_a_machine_boots_without_a_disk(server: tuple[Path, str], tmp_path: Path) -> None:
+    with machine_for(server[1], tmp_path, bios=True) as machine:
+        machine.wait_for_console(r"belay: bringing http://10.0.2.2:\d+/slot.img")
+        machine.wait_for_login()
+        machine.wait_until_succeeds("rc-service belay-gate status")
+        assert machine.succeed("stat -f -c %T /.modloop") == "squashfs\n"
+        machine.succeed("modprobe dummy && touch /data/x")
+        assert "came over the network: there is no slot" in machine.fail("belay status")
+        assert machine.fail("rc-status --crashed") == ""
+
+
+def truncated(www: Path) -> None:
+    slot = www / "slot.img"
+    data = slot.read_bytes()
+    slot.unlink()  # it is a link to what the build made
+    slot.write_bytes(data[:-4096])
+
+
+def tampered(www: Path) -> None:
+    slot = www / "slot.img"
+    data = bytearray(slot.read_bytes())
+    data[len(data) // 2] ^= 1
+    slot.unlink()
+    slot.write_bytes(data)
+
+
+def missing(www: Path) -> None:
+    (www / "slot.img").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "memory_mib", "message"),
+    [
+        (truncated, 512, r"slot.img has \d+ bytes, wanted \d+"),
+        (tampered, 512, r"slot.img has the SHA-256 \S+, wanted"),
+        (missing, 512, r"slot.img can't be fetched"),
+        (lambda www: None, 192, r"\d+ MiB of memory are free; the system takes \d+"),
+    ],
+    ids=["truncated", "tampered", "missing", "too little memory"],
+)
+def test_what_is_wrong_is_not_started(
+    server: tuple[Path, str],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    memory_mib: int,
+    message: str,
+) -> None:
+    damage(server[0])
+    with machine_for(server[1], tmp_path, bios=True, memory_mib=memory_mib) as machine:
+        machine.wait_for_console(f"belay: slot net can't boot: .*{message}")
+        machine.wait_for_console("Kernel panic")
