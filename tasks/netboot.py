@@ -18,7 +18,7 @@ FOLDER = BUILD / "netboot"
 
 def build_netboot(c: Context, config: Config) -> bool:
     """Build all that is served; False where that was only shown."""
-    for step in ("slot", "net-initramfs"):
+    for step in ("image", "net-initramfs"):
         build(c, step, config)
     return not c.config.run.dry
 

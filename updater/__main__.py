@@ -32,9 +32,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = _parser().parse_args(words)
     try:
-        node = find_node(Path(options.root))
-        memory = Memory(node)
-        result: dict[str, Any] = options.run(node, memory, options) or {}
+        if options.run is install:
+            result: dict[str, Any] = install(options)
+        else:
+            node = find_node(Path(options.root))
+            result = options.run(node, Memory(node), options)
     except UpdateError as error:
         if options.json:
             print(json.dumps({"error": str(error)}))
@@ -73,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     command("confirm", confirm, "declare the running slot good")
     command("rollback", rollback, "go back to the other slot at the next boot")
     command("history", history, "show what happened, the newest last")
+    install_ = command("install", install, "write this system, which came by network, to a disk")
+    install_.add_argument("disk", help="the disk, such as /dev/sda")
+    install_.add_argument("again", nargs="?", default="", help="the same, if it holds data")
     command("boottime", boot_time, "show where the seconds of this boot went")
     site_ = command("site", site, "try the site's newest configuration, keep it or go back")
     site_.add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
@@ -224,6 +229,18 @@ def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     what = "is applied" if done.well else f"failed: {done.why}"
     _say(options, f"site {done.version} {what}, {len(done.changed)} changes")
     return {**asdict(done), "code": 0 if done.well else 1}
+
+
+def install(options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    from updater.install import install as write_to
+
+    def say(text: str) -> None:
+        _say(options, text)
+
+    size = write_to(Path(options.root), options.disk, options.again, say)
+    say(f"{options.disk} has both slots: reboot from it")
+    return {"disk": options.disk, "size": size}
 
 
 def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -16,6 +18,7 @@ from tasks.alpine.initramfs import NET_INITRAMFS
 from tasks.core.files import write_atomically
 from tasks.core.paths import BUILD
 from tasks.disk.layout import PANIC_S
+from tasks.disk.table import read_table
 
 SCRIPT = "boot.ipxe"
 FILES = {"vmlinuz": "vmlinuz", "initramfs": NET_INITRAMFS, "slot.img": "slot.img"}
@@ -37,10 +40,13 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
         digest = hashlib.sha256()
         while data := file.read(1 << 20):
             digest.update(data)
+    frame = frame_of(BUILD / "disk.img")
+    write_atomically(folder / "frame.gz", frame)
     # `initrd=` is how a kernel that UEFI started finds it.
     arguments = (
         f"initrd=initramfs {cmdline} panic={PANIC_S} belay.mode=net belay.netboot={url}/slot.img "
-        f"belay.size={slot.stat().st_size} belay.sha256={digest.hexdigest()}"
+        f"belay.size={slot.stat().st_size} belay.sha256={digest.hexdigest()} "
+        f"belay.frame={hashlib.sha256(frame).hexdigest()}"
     )
     lines = [
         "#!ipxe",
@@ -49,6 +55,23 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
         "boot",
     ]
     write_atomically(folder / SCRIPT, "".join(f"{line}\n" for line in lines).encode())
+
+
+def frame_of(image: Path) -> bytes:
+    """A disk image without its slots, packed: what `belay install` wants beside a slot."""
+    with image.open("rb") as disk:
+        slots = [read_table(disk)[name] for name in ("slot-a", "slot-b")]
+        disk.seek(0)
+        head = disk.read(slots[0].offset)
+        disk.seek(slots[-1].end)
+        tail = disk.read()
+    values = {
+        "head": len(head),
+        "slots": [slot.offset for slot in slots],
+        "tail_at": slots[-1].end,
+        "size": image.stat().st_size,
+    }
+    return gzip.compress(json.dumps(values).encode() + b"\n" + head + tail, 6, mtime=0)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tasks.vm.machine import Machine
 from tasks.vm.netboot import SCRIPT, served, write_netboot
 
 pytestmark = pytest.mark.vm
+
+INSTALL_TIMEOUT_S = 180
 
 
 @pytest.fixture
@@ -34,8 +37,12 @@ def machine_for(url: str, folder: Path, bios: bool, memory_mib: int = 512) -> Ma
     return Machine(empty, folder / "machine", bios=bios, netboot=url, memory_mib=memory_mib)
 
 
-def test_a_machine_boots_without_a_disk(server: tuple[Path, str], tmp_path: Path) -> None:
-    with machine_for(server[1], tmp_path, bios=True) as machine:
+@pytest.mark.parametrize("bios", [True, False], ids=["BIOS", "UEFI"])
+def test_a_machine_boots_without_a_disk(
+    server: tuple[Path, str], tmp_path: Path, bios: bool
+) -> None:
+    """And is installed to one, from which it boots the next time."""
+    with machine_for(server[1], tmp_path, bios) as machine:
         machine.wait_for_console(r"belay: bringing http://10.0.2.2:\d+/slot.img")
         machine.wait_for_login()
         machine.wait_until_succeeds("rc-service belay-gate status")
@@ -43,6 +50,29 @@ def test_a_machine_boots_without_a_disk(server: tuple[Path, str], tmp_path: Path
         machine.succeed("modprobe dummy && touch /data/x")
         assert "came over the network: there is no slot" in machine.fail("belay status")
         assert machine.fail("rc-status --crashed") == ""
+
+        assert "there is no /dev/sdx; there are: vda" in machine.fail("belay install /dev/sdx")
+        assert "/dev/vda has 64 MiB; the system takes" in machine.fail("belay install /dev/vda")
+        machine.power_cut()
+        with machine.disk.open("r+b") as disk:
+            disk.truncate(1 << 30)
+            disk.seek(4096)
+            disk.write(b"holiday pictures")
+        machine.start()
+        machine.wait_for_login()
+        said = machine.fail("belay install /dev/vda")
+        assert "/dev/vda holds data, which is lost: belay install /dev/vda /dev/vda" in said
+        said = machine.succeed("belay install /dev/vda /dev/vda", INSTALL_TIMEOUT_S)
+        assert "/dev/vda has both slots" in said
+        machine.succeed("partx -a /dev/vda; mount /dev/vda6 /mnt")
+        assert "it is in use" in machine.fail("belay install /dev/vda /dev/vda")
+        machine.power_cut()
+        machine.hardware = replace(machine.hardware, netboot="")
+        machine.start()
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.wait_for_login()
+        machine.wait_until_succeeds("rc-service belay-gate status")
+        assert int(machine.succeed("df -m /data | tail -n 1").split()[1]) > 200, "it grew"
 
 
 def truncated(www: Path) -> None:

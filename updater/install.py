@@ -1,0 +1,125 @@
+"""Writes both slots, and what boots them, to a disk: from a system that came over the network.
+
+The *frame* is the disk image without its slots: `frame.gz` beside the slot image, whose hash is on
+the kernel's command line as that of the slot image is. Unpacked it is a line of JSON, then the
+bytes before the slots, then those behind them.
+
+The order is what makes it safe: the disk can't be booted before all is on it. The partition tables
+of before go first; the first MiB, with the new one, comes last.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from updater.disk import Disk
+from updater.errors import Refused, UpdateError
+from updater.source import open_source
+
+SLOT = ".slot/slot.img"
+FRAME_SIZE_MAX = 256 << 20
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`slots` and `tail_at` are bytes from the disk's begin; `size` is the least it must have."""
+
+    slots: tuple[int, ...]
+    tail_at: int
+    size: int
+    head: bytes
+    tail: bytes
+
+
+def read_frame(packed: bytes, sha256: str) -> Frame:
+    """Check and unpack a frame. Raises Refused."""
+    if hashlib.sha256(packed).hexdigest() != sha256:
+        raise Refused("the frame of the disk is not the one that the command line names")
+    line, _, rest = gzip.decompress(packed).partition(b"\n")
+    values = json.loads(line)
+    head = int(values["head"])
+    return Frame(
+        tuple(values["slots"]), values["tail_at"], values["size"], rest[:head], rest[head:]
+    )
+
+
+def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> int:
+    """Install this system to `disk`; its size in bytes.
+
+    Raises UpdateError where it is too small, in use, or holds data and isn't named `again`.
+    """
+    words = (root / "proc/cmdline").read_text().split()
+    argument = dict(word.split("=", 1) for word in words if "=" in word)
+    if "belay.netboot" not in argument or "belay.frame" not in argument:
+        raise UpdateError("only a system that came over the network can be installed: inv netboot")
+    name = Path(disk).name
+    if (root / "sys/class/block" / name / "partition").exists():
+        raise UpdateError(f"{disk} is a partition; give the whole disk")
+    if not Path(disk).exists():
+        disks = sorted(path.name for path in (root / "sys/block").iterdir())
+        real = [other for other in disks if not other.startswith(("loop", "ram", "zram"))]
+        raise UpdateError(f"there is no {disk}; there are: {', '.join(real) or 'no disks'}")
+    base = argument["belay.netboot"].rpartition("/")[0]
+    answer = open_source(base).get("frame.gz", FRAME_SIZE_MAX)
+    assert answer is not None, "without an etag there is always an answer"
+    frame = read_frame(answer[0], argument["belay.frame"])
+    with Disk(Path(disk), exclusive=True) as target:
+        if target.size < frame.size:
+            raise UpdateError(
+                f"{disk} has {target.size // MIB} MiB; the system takes {frame.size // MIB}"
+            )
+        if again != disk and any(target.read(0, MIB)):
+            raise UpdateError(f"{disk} holds data, which is lost: belay install {disk} {disk}")
+        _write(target, frame, root / SLOT, argument["belay.sha256"], say)
+        return target.size
+
+
+def _write(target: Disk, frame: Frame, slot: Path, sha256: str, say: Callable[[str], None]) -> None:
+    target.write(0, bytes(MIB))
+    target.write((target.size - MIB) // MIB * MIB, bytes(MIB))
+    target.flush()
+    size = slot.stat().st_size
+    for name, offset in zip("ab", frame.slots, strict=True):
+        say(f"writing slot {name}")
+        _copy(target, offset, _pieces(slot))
+    _copy(target, frame.tail_at, _cut(frame.tail))
+    _copy(target, MIB, _cut(frame.head[MIB:]))
+    target.flush()
+    say("reading it back")
+    for offset in frame.slots:
+        _compare(target, offset, size, sha256)
+    for offset, data in ((frame.tail_at, frame.tail), (MIB, frame.head[MIB:])):
+        _compare(target, offset, len(data), hashlib.sha256(data).hexdigest())
+    target.write(0, frame.head[:MIB])
+    target.flush()
+    _compare(target, 0, MIB, hashlib.sha256(frame.head[:MIB]).hexdigest())
+
+
+def _copy(target: Disk, offset: int, pieces: Iterator[bytes]) -> None:
+    for piece in pieces:
+        target.write(offset, piece)
+        offset += len(piece)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(MIB):
+            yield piece
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + MIB] for at in range(0, len(data), MIB))
+
+
+def _compare(target: Disk, offset: int, size: int, sha256: str) -> None:
+    digest = hashlib.sha256()
+    for at in range(0, size, MIB):
+        digest.update(target.read(offset + at, min(MIB, size - at)))
+    if digest.hexdigest() != sha256:
+        raise UpdateError(f"{target.path} has other bytes at {offset} than were written: it fails")
