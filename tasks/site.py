@@ -10,6 +10,7 @@ from pathlib import Path
 
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.core.config import load_config
@@ -102,4 +103,60 @@ def secret(c: Context, node: str, name: str, file: str = "") -> None:
     say(f"{target}: only {node} can read it; commit it")
 
 
-namespace = Collection(build, publish, secret)
+@task(
+    help={
+        "node": "only this node of the inventory",
+        "json": "print the matrix as JSON",
+    }
+)
+def test(c: Context, node: str = "", json: bool = False) -> None:
+    """Try site/ on each node, in virtual machines with the newest release and what the tree builds.
+
+    It is applied twice, and the second time may change nothing, as seen from outside; then the
+    site's own program `check` says whether the node does what it is for.
+    """
+    import tomli
+
+    from tasks.build import build as build_step
+    from tasks.nodes.identity import PRIVATE
+    from tasks.qemu import unpack_disk
+    from tasks.releases.make import store_of
+    from tasks.releases.site import FOLDER, build_site
+    from tasks.vm.site_trial import try_site
+
+    config = load_config()
+    nodes = list(tomli.loads((FOLDER / "inventory.toml").read_text()).get("nodes", {}))
+    if node and node not in nodes:
+        raise UserError(f"inventory.toml has no node {node}; it has: {', '.join(nodes)}")
+    build_step(c, "image", config)
+    if c.config.run.dry:
+        return
+    matrix: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch:
+        folder = Path(scratch)
+        write_atomically(folder / "site.tgz", build_site())
+        disks = {"tree": BUILD / "disk.img"}
+        if versions := store_of(config).versions():
+            disks = {versions[-1]: folder / "release.img", **disks}
+            unpack_disk(config, versions[-1], folder / "release.img")
+        for name in [node] if node else nodes:
+            stick = PRIVATE / name
+            if not stick.is_dir():
+                stick = folder / name
+                stick.mkdir()
+                (stick / "name").write_text(f"{name}\n")
+            for release, disk in disks.items():
+                say(f"{name} on {release} ...")
+                place = folder / f"{name}-{release}"
+                wrong = try_site(disk, name, stick, folder / "site.tgz", place)
+                matrix.setdefault(name, {})[release] = wrong
+    if json:
+        show_json(matrix)
+    for name, row in matrix.items():
+        for release, wrong in row.items():
+            say(f"{name:20} {release:12} {wrong or 'well'}")
+    if any(wrong for row in matrix.values() for wrong in row.values()):
+        raise Exit(code=1)
+
+
+namespace = Collection(build, publish, secret, test)

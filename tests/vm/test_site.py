@@ -94,3 +94,17 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         assert "site 0.1.0, " in status
         assert "site 0.3.0 was left: the node went down before it was confirmed" in status
         assert "site left" in machine.succeed("belay history")
+
+
+def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
+    """On each node: one is well, and one changes something with each apply."""
+    roles = project.root / "site/roles.py"
+    mark = "def web("
+    harm = '    if node.name == "crag-2":\n        import time\n\n'
+    harm += '        tools.file("/etc/stamp", str(time.time()))\n\n\n'
+    roles.write_text(roles.read_text().replace(f"\n\n{mark}", f"{harm}{mark}"))
+    done = project.run("site.test", "--json")
+    assert done.returncode == 1, done.stderr
+    matrix = json.loads(done.stdout)
+    assert matrix["crag-1"] == {"tree": ""}
+    assert matrix["crag-2"]["tree"].startswith("a second apply changed /etc")

@@ -1,0 +1,58 @@
+"""Tries the site on a node in a virtual machine, and judges from outside what became of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.vm.machine import Machine, MachineError
+
+APPLY_TIMEOUT_S = 300
+TREE = "/run/belay/site"
+STICK = "BELAYSITE"
+ARCHIVE = "site.tgz"  # short, as the stick's file system wants it
+_BRING = f"""
+modprobe -a usb-storage sd_mod vfat
+until volume=$(findfs LABEL={STICK}); do sleep 0.2; done
+mkdir -p /tmp/stick {TREE} && mount -t vfat -o ro "$volume" /tmp/stick
+tar -xzf /tmp/stick/{ARCHIVE} -C {TREE} && umount /tmp/stick
+"""
+# What a second apply may not touch: files, wanted packages, services.
+_STATE = "cat /etc/apk/world; rc-status -a --nocolor 2>/dev/null | sed 's/(.*)//'"
+_TOUCHED = "find /etc /srv /usr /lib /root /home /opt -newer /tmp/before 2>/dev/null | head -n 5"
+
+
+def try_site(disk: Path, node: str, stick: Path, archive: Path, folder: Path) -> str:
+    """Boot `disk` as `node`, whose files are in `stick`, and apply the site twice.
+
+    Returns what was wrong with the site: nothing, if it went well. The log lies in `folder`.
+    """
+    (folder / "site").mkdir(parents=True)
+    (folder / "site" / ARCHIVE).write_bytes(archive.read_bytes())
+    with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
+        machine.wait_for_login()
+        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.attach_usb(folder / "site", STICK)
+        machine.succeed(_BRING)
+        return _judge(machine, node)
+
+
+def _judge(machine: Machine, node: str) -> str:
+    apply = f"{TREE}/apply {node}"
+    code, said = machine.execute(apply, APPLY_TIMEOUT_S)
+    if code:
+        return f"apply failed: {said.strip()[-500:]}"
+    before = machine.execute(_STATE)[1]
+    machine.succeed("touch /tmp/before && sleep 1")
+    code, said = machine.execute(apply, APPLY_TIMEOUT_S)
+    if code:
+        return f"the second apply failed: {said.strip()[-500:]}"
+    if touched := machine.execute(_TOUCHED)[1].split():
+        return f"a second apply changed {' '.join(touched)}"
+    if machine.execute(_STATE)[1] != before:
+        return "a second apply changed packages or services"
+    if not machine.execute(f"test -x {TREE}/check")[0]:
+        try:
+            machine.wait_until_succeeds(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
+        except MachineError as error:
+            return f"check failed: {str(error)[-500:]}"
+    return ""
