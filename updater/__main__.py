@@ -25,6 +25,7 @@ from updater.source import open_source
 from updater.update import Updater
 
 LOCK = "run/belay/lock"
+LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
 UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
 
 
@@ -255,7 +256,7 @@ def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[s
 def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
     with _alone(node, wait=True):
-        well = gate.gate(node, memory, _say_on_console, _reboot)
+        well = gate.gate(node, memory, _say_on_console, _reboot, _whisper)
     return {"well": well, "code": 0 if well else 1}
 
 
@@ -339,15 +340,22 @@ def _say(options: argparse.Namespace, text: str) -> None:
         print(text, flush=True)
 
 
-def _say_on_console(text: str) -> None:
-    """To the kernel's log, so to the console too; where that can't be, to our own output."""
+def _say_on_console(text: str, level: int = LOG_ERROR) -> None:
+    """To the kernel's log, and so to the console, too."""
     print(text, flush=True)
+    if sys.stdout.isatty():
+        level = LOG_INFO  # it was read just now
     try:
         with Path("/dev/kmsg").open("w") as log:
             for line in text.splitlines():
-                print(f"<4>belay: {line}", file=log, flush=True)
+                print(f"<{level}>belay: {line}", file=log, flush=True)
     except OSError:
         return
+
+
+def _whisper(text: str) -> None:
+    """To the kernel's log, for who looks there."""
+    _say_on_console(text, LOG_INFO)
 
 
 def _reboot() -> None:

@@ -23,22 +23,32 @@ WITHOUT_TRACE = "it hung or lost power in each of its tries, and left no trace"
 Say = Callable[[str], None]
 
 
-def gate(node: Node, memory: Memory, say: Say, reboot: Callable[[], None]) -> bool:
+def gate(
+    node: Node,
+    memory: Memory,
+    say: Say,
+    reboot: Callable[[], None],
+    whisper: Say | None = None,
+) -> bool:
     """Look at the health of this boot and act on it; whether the slot may stay.
 
+    What is as it should be goes to `whisper`.
     On a trial slot a check that fails is no accident: the slot is left at once. A good slot stays
     whatever a check says, and keeps all its tries: they are for boots that never come this far. A
     cut line or a full disk must not bring an old release back.
     """
+    whisper = whisper or say
     look_back(node, memory, say)
     _notice(node, memory)
     if node.mode not in (GOOD, TRIAL):
-        say(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
+        whisper(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
         _mark_confirmed(node)
         return True
     for result in run_checks(node):
-        say(str(result))
-        if result.failed:
+        if not result.failed:
+            whisper(str(result))
+        else:
+            say(str(result))
             if node.mode == TRIAL:
                 leave(node, memory, str(result), say)
                 reboot()
@@ -46,7 +56,7 @@ def gate(node: Node, memory: Memory, say: Say, reboot: Callable[[], None]) -> bo
             memory.note("unhealthy", node.system.version, node.slot, str(result))
             confirm(node, memory, say)
             return False
-    confirm(node, memory, say)
+    confirm(node, memory, say if node.mode == TRIAL else whisper)
     return True
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,25 +29,26 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Frame:
-    """`slots` and `tail_at` are bytes from the disk's begin; `size` is the least it must have."""
+    """`slots` and `tail_at` are bytes from the disk's begin; `size` is the least it must have.
+
+    `head` bytes lie before the slots; `content` has them, and then those behind the slots. It is
+    read once: unpacked it is larger than some machines' memory.
+    """
 
     slots: tuple[int, ...]
+    head: int
     tail_at: int
     size: int
-    head: bytes
-    tail: bytes
+    content: io.BufferedIOBase
 
 
 def read_frame(packed: bytes, sha256: str) -> Frame:
-    """Check and unpack a frame. Raises Refused."""
+    """Check a frame and read what it says. Raises Refused."""
     if hashlib.sha256(packed).hexdigest() != sha256:
         raise Refused("the frame of the disk is not the one that the command line names")
-    line, _, rest = gzip.decompress(packed).partition(b"\n")
-    values = json.loads(line)
-    head = int(values["head"])
-    return Frame(
-        tuple(values["slots"]), values["tail_at"], values["size"], rest[:head], rest[head:]
-    )
+    content = gzip.GzipFile(fileobj=io.BytesIO(packed))
+    values = json.loads(content.readline())
+    return Frame(tuple(values["slots"]), values["head"], values["tail_at"], values["size"], content)
 
 
 def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> int:
@@ -87,34 +89,31 @@ def _write(target: Disk, frame: Frame, slot: Path, sha256: str, say: Callable[[s
     size = slot.stat().st_size
     for name, offset in zip("ab", frame.slots, strict=True):
         say(f"writing slot {name}")
-        _copy(target, offset, _pieces(slot))
-    _copy(target, frame.tail_at, _cut(frame.tail))
-    _copy(target, MIB, _cut(frame.head[MIB:]))
+        with slot.open("rb") as file:
+            _copy(target, offset, file, size)
+    first = frame.content.read(MIB)
+    rest = _copy(target, MIB, frame.content, frame.head - MIB)
+    tail_size = frame.size - frame.tail_at
+    tail = _copy(target, frame.tail_at, frame.content, tail_size)
     target.flush()
     say("reading it back")
     for offset in frame.slots:
         _compare(target, offset, size, sha256)
-    for offset, data in ((frame.tail_at, frame.tail), (MIB, frame.head[MIB:])):
-        _compare(target, offset, len(data), hashlib.sha256(data).hexdigest())
-    target.write(0, frame.head[:MIB])
+    _compare(target, MIB, frame.head - MIB, rest)
+    _compare(target, frame.tail_at, tail_size, tail)
+    target.write(0, first)
     target.flush()
-    _compare(target, 0, MIB, hashlib.sha256(frame.head[:MIB]).hexdigest())
+    _compare(target, 0, MIB, hashlib.sha256(first).hexdigest())
 
 
-def _copy(target: Disk, offset: int, pieces: Iterator[bytes]) -> None:
-    for piece in pieces:
-        target.write(offset, piece)
-        offset += len(piece)
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(MIB):
-            yield piece
-
-
-def _cut(data: bytes) -> Iterator[bytes]:
-    return (data[at : at + MIB] for at in range(0, len(data), MIB))
+def _copy(target: Disk, offset: int, source: io.BufferedIOBase, size: int) -> str:
+    """Write the next `size` bytes of `source` to `offset`; their SHA-256."""
+    digest = hashlib.sha256()
+    for at in range(0, size, MIB):
+        data = source.read(min(MIB, size - at))
+        target.write(offset + at, data)
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _compare(target: Disk, offset: int, size: int, sha256: str) -> None:

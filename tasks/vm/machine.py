@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,9 @@ class Machine:
         folder.mkdir(parents=True, exist_ok=True)
         self.disk = folder / "disk.img"
         self.log = folder / "console.log"
-        self._socket = folder / "qmp"
+        # The path of a socket may have 107 characters only, and `folder` may be deep.
+        self._scratch = tempfile.TemporaryDirectory(prefix="belay-")
+        self._socket = Path(self._scratch.name) / "qmp"
         copy_sparse(image, self.disk)
         variables = None if bios else copy_variables(folder)
         self.hardware = Hardware(self.disk, variables, **hardware)
@@ -67,6 +70,7 @@ class Machine:
     ) -> None:
         self.power_cut()
         self._loop.close()
+        self._scratch.cleanup()
         self.disk.unlink()
 
     @property

@@ -17,7 +17,7 @@ mkdir -p /tmp/stick {TREE} && mount -t vfat -o ro "$volume" /tmp/stick
 tar -xzf /tmp/stick/{ARCHIVE} -C {TREE} && umount /tmp/stick
 """
 # What a second apply may not touch: files, wanted packages, services.
-_STATE = "cat /etc/apk/world; rc-status -a --nocolor 2>/dev/null | sed 's/(.*)//'"
+_STATE = "cat /etc/apk/world; ls /run/openrc/started; ls -R /etc/runlevels"
 _TOUCHED = "find /etc /srv /usr /lib /root /home /opt -newer /tmp/before 2>/dev/null | head -n 5"
 
 
@@ -28,12 +28,15 @@ def try_site(disk: Path, node: str, stick: Path, archive: Path, folder: Path) ->
     """
     (folder / "site").mkdir(parents=True)
     (folder / "site" / ARCHIVE).write_bytes(archive.read_bytes())
-    with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
-        machine.wait_for_login()
-        machine.wait_until_succeeds("rc-service belay-gate status")
-        machine.attach_usb(folder / "site", STICK)
-        machine.succeed(_BRING)
-        return _judge(machine, node)
+    try:
+        with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
+            machine.wait_for_login()
+            machine.wait_until_succeeds("rc-service belay-gate status")
+            machine.attach_usb(folder / "site", STICK)
+            machine.succeed(_BRING)
+            return _judge(machine, node)
+    except MachineError as error:
+        return f"the machine failed: {error}"
 
 
 def _judge(machine: Machine, node: str) -> str:

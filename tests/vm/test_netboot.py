@@ -64,7 +64,7 @@ def test_a_machine_boots_without_a_disk(
         assert "/dev/vda holds data, which is lost: belay install /dev/vda /dev/vda" in said
         said = machine.succeed("belay install /dev/vda /dev/vda", INSTALL_TIMEOUT_S)
         assert "/dev/vda has both slots" in said
-        machine.succeed("partx -a /dev/vda; mount /dev/vda6 /mnt")
+        machine.succeed("partx -a /dev/vda; modprobe ext4; mount -t ext4 /dev/vda6 /mnt")
         assert "it is in use" in machine.fail("belay install /dev/vda /dev/vda")
         machine.power_cut()
         machine.hardware = replace(machine.hardware, netboot="")

@@ -104,7 +104,7 @@ def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
     harm += '        tools.file("/etc/stamp", str(time.time()))\n\n\n'
     roles.write_text(roles.read_text().replace(f"\n\n{mark}", f"{harm}{mark}"))
     done = project.run("site.test", "--json")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 1 and done.stdout, done.stderr
     matrix = json.loads(done.stdout)
     assert matrix["crag-1"] == {"tree": ""}
     assert matrix["crag-2"]["tree"].startswith("a second apply changed /etc")
