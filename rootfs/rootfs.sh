@@ -3,6 +3,7 @@
 #   in/chroot.tar  in/overlay  in/services  in/updater  in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
+#   $SERIAL     nothing: the serial line has no login
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
 
@@ -58,6 +59,8 @@ development) password= ;;
 *) password='*' ;;
 esac
 sed -i "s/^root:[^:]*:/root:$password:/" "$root/etc/shadow"
+
+[ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"
 
 sed 's/#.*//' in/services | while read -r runlevel service; do
 	[ -n "$service" ] || continue

@@ -99,6 +99,7 @@ class Login:
     """Who may log in at the console."""
 
     console: Literal["development", "locked"] = "locked"
+    serial: bool = True
 
 
 @dataclass(frozen=True)

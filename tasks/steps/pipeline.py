@@ -160,6 +160,7 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
             "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
+            "SERIAL": "1" if config.login.serial else "",
             "ARCH": config.alpine.arch,
         },
         outputs=("root.squashfs", "root.identity"),

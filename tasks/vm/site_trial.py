@@ -18,7 +18,10 @@ tar -xzf /tmp/stick/{ARCHIVE} -C {TREE} && umount /tmp/stick
 """
 # What a second apply may not touch: files, wanted packages, services.
 _STATE = "cat /etc/apk/world; ls /run/openrc/started; ls -R /etc/runlevels"
-_TOUCHED = "find /etc /srv /usr /lib /root /home /opt -newer /tmp/before 2>/dev/null | head -n 5"
+_TOUCHED = (
+    "find /etc /srv /usr /lib /root /home /opt -newer /tmp/before 2>/dev/null | "
+    "grep -v __pycache__ | head -n 5"  # what Python compiles, it compiles when it likes to
+)
 
 
 def try_site(disk: Path, node: str, stick: Path, archive: Path, folder: Path) -> str:

@@ -35,6 +35,15 @@ def test_a_system_too_large_for_its_slot_is_told_by_how_much(inv: Inv) -> None:
     inv.succeeds("image", BELAY_DISK_SLOT_MIB=told[1])
 
 
+def test_the_serial_line_can_be_without_a_login(inv: Inv, in_container: InContainer) -> None:
+    for serial, there in (("true", True), ("false", False)):
+        inv.succeeds("rootfs", BELAY_LOGIN_SERIAL=serial)
+        root = inv.build / "root.squashfs"
+        inittab = in_container("unsquashfs -cat in/root etc/inittab", root=root)
+        assert "tty1::respawn" in inittab
+        assert ("ttyS0::respawn" in inittab) is there
+
+
 def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
     said = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
     assert 'there is no mkinitfs feature "usbb"' in said
