@@ -340,11 +340,14 @@ def _say(options: argparse.Namespace, text: str) -> None:
         print(text, flush=True)
 
 
-def _say_on_console(text: str, level: int = LOG_ERROR) -> None:
+def _say_on_console(text: str) -> None:
     """To the kernel's log, and so to the console, too."""
     print(text, flush=True)
-    if sys.stdout.isatty():
-        level = LOG_INFO  # it was read just now
+    # Where it was read just now, the console needn't show it again.
+    _log(text, LOG_INFO if sys.stdout.isatty() else LOG_ERROR)
+
+
+def _log(text: str, level: int) -> None:
     try:
         with Path("/dev/kmsg").open("w") as log:
             for line in text.splitlines():
@@ -354,8 +357,8 @@ def _say_on_console(text: str, level: int = LOG_ERROR) -> None:
 
 
 def _whisper(text: str) -> None:
-    """To the kernel's log, for who looks there."""
-    _say_on_console(text, LOG_INFO)
+    """To the kernel's log alone, for who looks there."""
+    _log(text, LOG_INFO)
 
 
 def _reboot() -> None:
