@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,8 +77,9 @@ def folder_for(place: Path) -> Iterator[Path]:
 def _sweep(folder: Path) -> None:
     """Remove what a process left that had no time to do so itself: it was killed, long ago."""
     for path in folder.glob(".partial-*"):
-        if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
-            remove_tree(path)
+        with suppress(FileNotFoundError):  # another process ends well meanwhile
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                remove_tree(path)
 
 
 def remove_tree(folder: Path) -> None:
