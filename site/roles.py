@@ -12,7 +12,7 @@ def common(node: Node, tools: Toolbox) -> None:
 
 
 def web(node: Node, tools: Toolbox) -> None:
-    """A small web server on port 80, which says who it is."""
+    """A small web server on port 8080, which says who it is."""
     values = {"name": node.name, "greeting": node.values.get("greeting", "Hello")}
     tools.template("/srv/www/index.html", "index.html", values)
     tools.user("web", home="/srv/www")

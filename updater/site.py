@@ -24,7 +24,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,6 @@ class Applied:
     well: bool
     changed: tuple[str, ...] = ()
     why: str = ""
-    left: str = ""  # the version that was given up, and `why`
 
 
 class Site:
@@ -76,7 +76,8 @@ class Site:
             other = self.memory.read(self._file("good", self.node.other))
             if other and other != good:
                 good = other
-                self.memory.write(self._file("good"), good)
+                with self._said():
+                    self.memory.write(self._file("good"), good)
         return self._apply(good) if good else None
 
     def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
@@ -117,8 +118,19 @@ class Site:
         self.say(f"site {version} is left: {why}")
         self.memory.note("site left", version, self.node.slot, why)
         reason = json.dumps({"version": version, "why": why}).encode()
-        self.memory.write(self._file("why"), reason)
-        self.memory.rename(self._file("trial"), self._file("bad"))
+        # Without room for the reason the trial is given up nevertheless.
+        with self._said():
+            self.memory.write(self._file("why"), reason)
+        with self._said():
+            self.memory.rename(self._file("trial"), self._file("bad"))
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """What `data` can't keep is said, and stops neither a boot nor the way back."""
+        try:
+            yield
+        except UpdateError as error:
+            self.say(str(error))
 
     def left(self) -> dict[str, Any]:
         """The configuration that was given up last on this slot: `version` and `why`."""
@@ -139,7 +151,7 @@ class Site:
             unpack(archive, tree)
             words: list[str | Path] = [tree / "apply", self.node.name or NAMELESS]
             code, output = run_within(APPLY_S, words, folder=tree)
-        except UpdateError as error:
+        except (UpdateError, OSError) as error:  # a program that can't be started, too
             code, output = 1, str(error)
         lines = output.splitlines()
         changed = _changes(lines[-1]) if lines else ()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.core.files import copy_sparse_to
+from tasks.core.files import copy_sparse_to, sha256_of
 from tasks.disk.table import read_table
 
 BLOCK = 1 << 20
@@ -16,11 +15,7 @@ BLOCK = 1 << 20
 def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Write size and SHA-256 of the squashfs in `folder` beside it, as NAME.identity."""
     (path,) = folder.glob("*.squashfs")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(BLOCK):
-            digest.update(data)
-    path.with_suffix(".identity").write_text(f"{path.stat().st_size} {digest.hexdigest()}\n")
+    path.with_suffix(".identity").write_text(f"{path.stat().st_size} {sha256_of(path)}\n")
 
 
 def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:

@@ -115,7 +115,7 @@ def on_hand_packages(config: Config, packages: PackageSet) -> Known | None:
     if not config.alpine.available:
         return None
     folder = packages.folder_beyond(on_hand.WORLD, SYSTEM)
-    return Known(folder, packages.lock.digest(on_hand.WORLD))
+    return Known(folder, packages.lock.digest(on_hand.WORLD)) if any(folder.iterdir()) else None
 
 
 def on_hand_index(packages: PackageSet, more: Known) -> Step:

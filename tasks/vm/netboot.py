@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tasks.alpine.initramfs import NET_INITRAMFS
-from tasks.core.files import write_atomically
+from tasks.core.files import sha256_of, write_atomically
 from tasks.core.paths import BUILD
 from tasks.disk.layout import PANIC_S
 from tasks.disk.table import read_table
@@ -36,16 +36,12 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
             shutil.copyfile(BUILD / source, fresh)
         fresh.replace(place)
     slot = folder / "slot.img"
-    with slot.open("rb") as file:
-        digest = hashlib.sha256()
-        while data := file.read(1 << 20):
-            digest.update(data)
     frame = frame_of(BUILD / "disk.img")
     write_atomically(folder / "frame.gz", frame)
     # `initrd=` is how a kernel that UEFI started finds it.
     arguments = (
         f"initrd=initramfs {cmdline} panic={PANIC_S} belay.mode=net belay.netboot={url}/slot.img "
-        f"belay.size={slot.stat().st_size} belay.sha256={digest.hexdigest()} "
+        f"belay.size={slot.stat().st_size} belay.sha256={sha256_of(slot)} "
         f"belay.frame={hashlib.sha256(frame).hexdigest()}"
     )
     lines = [

@@ -55,13 +55,13 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
             True,
             ["file /etc/motd"],
         )
-        machine.fail("wget -q -O - http://127.0.0.1/")
+        machine.fail("wget -q -O - http://127.0.0.1:8080/")
 
     with node(project, tmp_path, "crag-1") as machine:
         machine.wait_for_login()
         machine.wait_until_succeeds(GATE)
         assert "site 0.1.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
-        page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1/")
+        page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "Welcome from crag-1." in page
         assert "nothing new" in machine.succeed("belay site")
 
@@ -80,7 +80,7 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         assert "site 0.1.0, " in status
         assert "site 0.2.0 was left: check 40-network failed" in status
         assert "slot a: good, 8 tries left" in status
-        machine.wait_until_succeeds("wget -q -O - http://127.0.0.1/")
+        machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "nothing new" in machine.succeed("belay site")
 
         # Power is lost while one is tried.

@@ -1,0 +1,151 @@
+"""A configuration on trial: kept, or left with its reason, and never two trials at once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.esp import esp
+from tests.publisher import NOW, FileNode
+from updater.formats import Channel
+from updater.grubenv import GOOD, TRIAL, BootState
+from updater.site import Site
+from updater.update import Updater
+
+WELL = '#!/bin/sh\necho \'{"changed": ["file /etc/motd"]}\'\n'
+
+
+def site(apply: str, version: str = "1.0.0") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, text in (("version", f"{version}\n"), ("apply", apply)):
+            info = tarfile.TarInfo(name)
+            info.mode, info.size = 0o755, len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@dataclass
+class Channelled:
+    """What the updater has to offer: an archive."""
+
+    archive: bytes
+
+    def channel(self, name: str) -> Channel:
+        digest = hashlib.sha256(self.archive).hexdigest()
+        return Channel("belay", name, "1.0.0", digest, NOW, NOW + 1000)
+
+    def blob(self, digest: str, most: int) -> bytes:
+        return self.archive
+
+
+class Trials:
+    """A node that runs in good slot a, and what happens on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.node = FileNode(folder, esp(), [])
+        self.node.change(mode=GOOD)
+        self.node.boot.write(BootState())
+        (self.node.root / "etc/belay/health.d").mkdir(parents=True)
+        (self.node.root / "run/belay").mkdir(parents=True, exist_ok=True)
+        self.said: list[str] = []
+        self.reboots = 0
+
+    @property
+    def site(self) -> Site:
+        return Site(self.node.node, self.node.memory, self.said.append)
+
+    def reboot(self) -> None:
+        self.reboots += 1
+
+    def offer(self, archive: bytes) -> bool | None:
+        """Whether it was kept; None if it wasn't tried."""
+        done = self.site.update(cast("Updater", Channelled(archive)), self.reboot)
+        return done.well if done else None
+
+    def keeps(self, state: str, slot: str = "a") -> bytes:
+        return self.node.memory.read(f"site-{slot}-{state}")
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> Trials:
+    trials = Trials(tmp_path / "node")
+    assert trials.offer(site(WELL, "0.9.0"))
+    return trials
+
+
+def test_what_is_well_is_kept_and_applied_at_boot(trials: Trials) -> None:
+    archive = site(WELL)
+    assert trials.offer(archive)
+    assert (trials.keeps("good"), trials.keeps("trial"), trials.reboots) == (archive, b"", 0)
+    applied = trials.site.boot()
+    assert applied and (applied.version, applied.changed) == ("1.0.0", ("file /etc/motd",))
+    assert trials.offer(archive) is None, "it is not new"
+
+
+@pytest.mark.parametrize(
+    ("apply", "why"),
+    [
+        ("#!/bin/sh\necho no such rope\nexit 3\n", "apply: no such rope"),
+        ("#!/no/such/shell\n", "apply: .*No such file"),
+        ("\x7fELF", "apply: .*Exec format error"),
+        ("#!/bin/sh\ntouch ../unwell\n", "check 10-own failed: unwell"),
+    ],
+    ids=["it fails", "no interpreter", "no program", "the node is unwell after it"],
+)
+def test_what_harms_the_node_is_left_for_what_was_good(
+    trials: Trials, apply: str, why: str
+) -> None:
+    check = trials.node.root / "etc/belay/health.d/10-own"
+    unwell = trials.node.root / "run/belay/unwell"
+    check.write_text(f"#!/bin/sh\n[ ! -e {unwell} ] || {{ echo unwell; exit 1; }}\n")
+    check.chmod(0o755)
+    good, bad = trials.keeps("good"), site(apply)
+    assert trials.offer(bad) is False
+    assert trials.reboots == 1
+    assert (trials.keeps("good"), trials.keeps("bad"), trials.keeps("trial")) == (good, bad, b"")
+    left = trials.site.left()
+    assert left["version"] == "1.0.0"
+    assert re.search(why, left["why"])
+    assert trials.offer(bad) is None, "it is not tried again"
+    unwell.unlink(missing_ok=True)  # as the reboot does
+    assert trials.offer(site(WELL, "1.1.0")), "the next honest one is"
+
+
+def test_a_trial_that_was_cut_off_is_left(trials: Trials) -> None:
+    trials.node.memory.write("site-a-trial", site(WELL))
+    applied = trials.site.boot()
+    assert applied and applied.version == "0.9.0"
+    assert trials.site.left()["why"] == "the node went down before it was confirmed"
+
+
+def test_there_are_never_two_trials(trials: Trials) -> None:
+    trials.node.boot.write(BootState().with_slot("b", TRIAL))
+    assert trials.offer(site(WELL)) is None, "a release waits"
+    trials.node.boot.write(BootState().with_slot("a", TRIAL))
+    trials.node.change(mode=TRIAL)
+    assert trials.offer(site(WELL)) is None, "a release is tried"
+
+
+def test_a_release_on_trial_begins_with_what_was_good(trials: Trials) -> None:
+    good = trials.keeps("good")
+    trials.node.change(mode=TRIAL, slot="b")
+    applied = trials.site.boot()
+    assert applied and applied.version == "0.9.0"
+    assert trials.keeps("good", "b") == good
+
+
+def test_without_room_for_the_reason_the_node_goes_back_nevertheless(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trials.node.memory.folder / ".site-a-why").mkdir()  # nothing can be written there
+    assert trials.offer(site("#!/bin/sh\nexit 1\n")) is False
+    assert trials.reboots == 1
+    assert "site-a-why can't be written" in "\n".join(trials.said)
