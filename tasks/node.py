@@ -17,7 +17,7 @@ from tasks.core.files import copy_sparse
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
 from tasks.core.progress import Progress
-from tasks.nodes.volume import volume, write_device
+from tasks.nodes.volume import check_device, volume, write_device
 
 
 @task(
@@ -41,6 +41,8 @@ def new(c: Context, name: str, usb: str = "", keys: str = "", json: bool = False
 
     holders = holders_of_keys(keys)
     device = Path(usb) if usb and Path(usb).exists() and not Path(usb).is_dir() else None
+    if device:  # before there are keys of a node that can't be written
+        check_device(device)
     folder = Path(usb).resolve() if usb and not device else PRIVATE / name
     check_inventory(name)
     identity = new_identity(name, folder, holders)

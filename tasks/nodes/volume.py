@@ -42,8 +42,8 @@ def volume(folder: Path, label: str, root: Path, engine: Engine) -> bytes:
         return (Path(scratch) / "volume").read_bytes()
 
 
-def write_device(device: Path, data: bytes) -> None:
-    """Write a volume to a stick. Raises UserError where it is in use, or no stick at all."""
+def check_device(device: Path) -> None:
+    """Raise UserError unless a volume may be written to this device: a stick that isn't in use."""
     if not stat.S_ISBLK(device.stat().st_mode):
         raise UserError(f"{device} is no disk")
     name = device.resolve().name
@@ -56,10 +56,13 @@ def write_device(device: Path, data: bytes) -> None:
             f"{device} is no whole removable disk, and may hold your files; "
             "format it yourself and give the folder it is mounted on"
         )
-    try:
-        with device.open("r+b") as disk:
-            disk.write(data)
-            disk.flush()
-            os.fsync(disk.fileno())
-    except PermissionError:
-        raise UserError(f"{device}: may not be written; run this as root") from None
+    if not os.access(device, os.W_OK):
+        raise UserError(f"{device}: may not be written; run this as root")
+
+
+def write_device(device: Path, data: bytes) -> None:
+    """Write a volume to a stick that was checked."""
+    with device.open("r+b") as disk:
+        disk.write(data)
+        disk.flush()
+        os.fsync(disk.fileno())

@@ -12,6 +12,7 @@ from pyrage import x25519
 
 from tasks.core.errors import UserError
 from tasks.nodes.identity import add_to_inventory, holders_of_keys, new_identity
+from tasks.nodes.volume import check_device
 
 
 def test_private_and_public_keys_belong_together(tmp_path: Path) -> None:
@@ -55,3 +56,20 @@ def test_a_file_without_public_keys_is_refused(tmp_path: Path) -> None:
         holders_of_keys(str(tmp_path / "key"))
     with pytest.raises(UserError, match="there is no such file"):
         holders_of_keys(str(tmp_path / "nothing"))
+
+
+def test_only_a_stick_becomes_a_volume(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    for place in (tmp_path / "file", Path("/dev/null")):
+        with pytest.raises(UserError, match="is no disk"):
+            check_device(place)
+    disks = [path for path in Path("/dev").iterdir() if path.is_block_device()]
+    removable = {
+        p.parent.name
+        for p in Path("/sys/class/block").glob("*/removable")
+        if p.read_text().strip() == "1"
+    }
+    for disk in disks:
+        if disk.name not in removable:
+            with pytest.raises(UserError, match=r"is mounted|no whole removable disk"):
+                check_device(disk)
