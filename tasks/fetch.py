@@ -49,12 +49,9 @@ def locked(
     if former and upgrade is None and is_current(former, config.alpine, wanted):
         return former, []
 
-    def show(come: int, total: int) -> None:
-        progress.started("lock", f"{human_size(come)} of {human_size(total)}", quiet=True)
-
     progress.started("lock", "looking at the mirror", quiet=True)
-    lock = make_lock(config.alpine, wanted, former, upgrade, engine, show)
-    progress.stopped("lock")
+    with progress.transfer("lock", quiet=True) as transferred:
+        lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
     write_lock(place, lock)
     return lock, changes(former, lock) if former else ["made anew"]
 
@@ -66,16 +63,8 @@ def fetched(
     lock, changed = locked(config, engine, progress, upgrade)
     for line in changed:
         say(f"{lock_file(config).name}: {line}")
-    come = 0
-
-    def show(size: int) -> None:
-        nonlocal come
-        come += size
-        progress.started("fetch", human_size(come))
-
-    packages = package_set(lock, config.alpine, show)
-    progress.stopped("fetch")
-    return packages
+    with progress.transfer("fetch") as transferred:
+        return package_set(lock, config.alpine, transferred)
 
 
 @task(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,8 @@ DOWNLOADS_AT_ONCE = 6
 FOLDER = CACHE / "packages"
 CHECKSUMS = CACHE / "checksums"  # which file has the checksum that an index names
 DOWNLOADS = CACHE / "downloads"
+
+Transferred = Callable[[int, int], None]  # bytes that came, bytes in all
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -50,12 +53,30 @@ def has_indexed(package: Package) -> bool:
     return note.is_file() and is_here(note.read_text())
 
 
-def fetch_indexed(mirror: Mirror, wanted: Iterable[Package], count: CountBytes) -> dict[str, str]:
-    """Bring what isn't here of packages that a verified index names.
+def _counting(transferred: Transferred, total: int) -> CountBytes:
+    """Tells `transferred` the sum of the bytes that all downloads together count."""
+    come = 0
+    one_at_a_time = threading.Lock()
+
+    def count(size: int) -> None:
+        nonlocal come
+        with one_at_a_time:
+            come += size
+            transferred(come, total)
+
+    return count
+
+
+def fetch_indexed(
+    mirror: Mirror, wanted: Sequence[Package], transferred: Transferred
+) -> dict[str, str]:
+    """Bring what isn't here of packages that a verified index names, the largest first.
 
     Returns by checksum the SHA-256 of each. Raises UserError where the mirror hasn't got one, or it
     is not what the index says.
     """
+
+    count = _counting(transferred, sum(package.size for package in wanted))
 
     def fetch_one(package: Package) -> tuple[str, str]:
         note = _note_of(package)
@@ -70,11 +91,14 @@ def fetch_indexed(mirror: Mirror, wanted: Iterable[Package], count: CountBytes) 
             write_atomically(note, sha256.encode())
         return package.checksum, sha256
 
-    return dict(_side_by_side(fetch_one, wanted))
+    return dict(_side_by_side(fetch_one, sorted(wanted, key=lambda package: -package.size)))
 
 
 def fetch_locked(
-    alpine: Alpine, mirror: Callable[[], Mirror], wanted: Iterable[LockedPackage], count: CountBytes
+    alpine: Alpine,
+    mirror: Callable[[], Mirror],
+    wanted: Iterable[LockedPackage],
+    transferred: Transferred,
 ) -> None:
     """Bring what isn't here of locked packages, from the archive URL or the mirror.
 
@@ -82,6 +106,7 @@ def fetch_locked(
     """
     missing = [package for package in wanted if not is_here(package.sha256)]
     source = mirror() if missing else None
+    count = _counting(transferred, sum(package.size for package in missing))
 
     def fetch_one(package: LockedPackage) -> None:
         assert source is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from tasks.core.files import write_atomically
 from tasks.core.paths import CACHE
 from tasks.engines.engine import Engine
 
-Progress = Callable[[int, int], None]  # bytes that came, bytes in all
 World = tuple[str, tuple[str, ...]]  # the file that names packages, and their names
 Upgrade = tuple[str, ...] | None  # packages to upgrade; () is all of them, None is none
 
@@ -90,7 +89,7 @@ def make_lock(
     former: Lock | None,
     upgrade: Upgrade,
     engine: Engine,
-    progress: Progress,
+    transferred: archive.Transferred,
 ) -> Lock:
     """A lock for `worlds`, as near to the former one as it can be. Brings all its packages.
 
@@ -99,7 +98,7 @@ def make_lock(
     if upgrade == () or (former and not _goes_on(former, alpine)):
         former = None
     mirror = mirror_of(alpine, former.source) if former else choose_mirror(alpine)
-    archive.fetch_locked(alpine, lambda: mirror, _packages(former), lambda size: None)
+    archive.fetch_locked(alpine, lambda: mirror, _packages(former), transferred)
     solver = _Solver(alpine, worlds, mirror, engine, former, upgrade or ())
 
     kept_indexes = _kept_indexes(alpine, former) if upgrade is None else None
@@ -109,7 +108,8 @@ def make_lock(
         solution = solver.solve(_fetched_indexes(mirror, alpine))
 
     _check_release(alpine, solution)
-    hashes = _bring(mirror, [package for package, _ in solution.fresh.values()], progress)
+    fresh = [package for package, _ in solution.fresh.values()]
+    hashes = archive.fetch_indexed(mirror, fresh, transferred)
     locked = solver.kept
     for version, (p, repository) in solution.fresh.items():
         sha256 = hashes[p.checksum]
@@ -200,18 +200,7 @@ def _fetched_indexes(mirror: Mirror, alpine: Alpine) -> dict[str, bytes]:
 def _first_apk(mirror: Mirror, known: Mapping[Version, tuple[Package, str]]) -> LockedPackage:
     for package, repository in known.values():
         if package.name == STATIC:
-            hashes = archive.fetch_indexed(mirror, [package], lambda size: None)
+            hashes = archive.fetch_indexed(mirror, [package], lambda come, total: None)
             sha256 = hashes[package.checksum]
             return LockedPackage(STATIC, package.version, package.size, sha256, repository)
     raise UserError(f"{mirror.location} has no {STATIC}")
-
-
-def _bring(mirror: Mirror, packages: list[Package], progress: Progress) -> dict[str, str]:
-    total, come = sum(package.size for package in packages), 0
-
-    def count(size: int) -> None:
-        nonlocal come
-        come += size
-        progress(come, total)
-
-    return archive.fetch_indexed(mirror, sorted(packages, key=lambda p: -p.size), count)

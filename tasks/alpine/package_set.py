@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.alpine import archive
 from tasks.alpine.apk import STATIC, Apk, static_root
 from tasks.alpine.lock import Lock, LockedPackage, digest
-from tasks.alpine.mirror import CountBytes, Mirror, mirror_of
+from tasks.alpine.mirror import Mirror, mirror_of
 from tasks.core.cache import mark_used
 from tasks.core.config import Alpine
 from tasks.core.files import folder_for
@@ -55,7 +55,7 @@ class PackageSet:
         return Apk(engine, root, self.keys, self.alpine)
 
 
-def package_set(lock: Lock, alpine: Alpine, count: CountBytes) -> PackageSet:
+def package_set(lock: Lock, alpine: Alpine, transferred: archive.Transferred) -> PackageSet:
     """Bring what isn't here of a lock's packages. Raises UserError where that can't be had."""
     source = alpine.mirror if alpine.mirror.startswith("http") else lock.source
 
@@ -63,7 +63,7 @@ def package_set(lock: Lock, alpine: Alpine, count: CountBytes) -> PackageSet:
         return mirror_of(alpine, source)
 
     packages = {package for some in lock.packages.values() for package in some}
-    archive.fetch_locked(alpine, mirror, sorted(packages), count)
+    archive.fetch_locked(alpine, mirror, sorted(packages), transferred)
     for package in packages:
         mark_used(archive.place_of(package.sha256))
     return PackageSet(lock, alpine, mirror_of(alpine, source).keys)

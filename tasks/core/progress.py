@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,25 @@ class Progress:
             self._running[name] = (since, detail)
         if fresh and not quiet and not self.console.is_terminal:
             self.console.print(f"{name} ...", highlight=False)
+
+    @contextmanager
+    def transfer(self, name: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+        """A context for bytes on their way: call what it gives with those that came, and all."""
+        began = 0.0
+
+        def transferred(come: int, total: int) -> None:
+            nonlocal began
+            now = time.monotonic()
+            began = began or now
+            detail = f"{human_size(come)} of {human_size(total)}"
+            if come and now - began >= SHOW_AFTER_S:
+                detail += f", {(total - come) * (now - began) / come:.0f} s left"
+            self.started(name, detail, quiet)
+
+        try:
+            yield transferred
+        finally:
+            self.stopped(name)
 
     def ended(self, outcome: Outcome) -> None:
         """A step is over."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.core.errors import UserError
-from tasks.core.progress import Progress, human_size
+from tasks.core.progress import Progress
 from tasks.releases.keys import Sign
 from tasks.releases.store import DAY_S, Store, channel_file
 from tasks.releases.targets import Target
@@ -69,12 +69,11 @@ def upload(files: list[File], target: Target, progress: Progress) -> int:
     """Bring the files, in order; their bytes."""
     total = sum(file.path.stat().st_size for file in files)
     done = 0
-    for file in files:
-        size = file.path.stat().st_size
-        progress.started("upload", f"{human_size(done)} of {human_size(total)}: {file.name[:40]}")
-        target.put(file.path, file.name)
-        done += size
-    progress.stopped("upload")
+    with progress.transfer("upload") as transferred:
+        for file in files:
+            transferred(done, total)
+            target.put(file.path, file.name)
+            done += file.path.stat().st_size
     return done
 
 

@@ -107,18 +107,18 @@ def test_a_package_that_the_mirror_dropped_comes_from_the_archive(
     shop.offer(rope="1-r0", hook="1-r0")
     first = lock(alpine, "rope")
     shop.offer(rope="2-r0", hook="2-r0")
-    package_set(first, alpine, lambda size: None)  # from this machine's own
+    package_set(first, alpine, lambda come, total: None)  # from this machine's own
 
     own = archive.FOLDER
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: the mirror answers: 404"):
-        package_set(first, alpine, lambda size: None)
+        package_set(first, alpine, lambda come, total: None)
 
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "packages").symlink_to(own)
     server = Mirror(tmp_path / "served")
     try:
-        package_set(first, replace(alpine, archive=server.url), lambda size: None)
+        package_set(first, replace(alpine, archive=server.url), lambda come, total: None)
     finally:
         server.close()
     assert all(archive.is_here(package.sha256) for package in first.packages["system"])
@@ -133,5 +133,5 @@ def test_a_package_that_was_replaced_is_refused(
     (shop.main / "hook-1-r0.apk").write_bytes((shop.main / "sling-1-r0.apk").read_bytes())
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: is not the package that apk\.lock names"):
-        package_set(first, alpine, lambda size: None)
+        package_set(first, alpine, lambda come, total: None)
     assert not archive.is_here(first.packages["system"][0].sha256)

@@ -1,0 +1,32 @@
+"""What is shown of work that lasts."""
+
+import time
+
+import pytest
+
+from tasks.core.progress import Progress
+
+
+def test_a_transfer_says_how_much_came_and_how_long_it_will_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress()
+    monkeypatch.setattr(progress, "started", lambda name, detail, quiet: said.append(detail))
+    with progress.transfer("fetch") as transferred:
+        transferred(0, 4096)
+        now += 2
+        transferred(1024, 4096)
+    assert said == ["0 B of 4.0 KiB", "1.0 KiB of 4.0 KiB, 6 s left"]
+
+
+def test_a_transfer_ends_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    progress = Progress()
+    monkeypatch.setattr(progress, "stopped", stopped.append)
+    with pytest.raises(OSError), progress.transfer("fetch") as transferred:
+        transferred(1, 2)
+        raise OSError("gone")
+    assert stopped == ["fetch"]
