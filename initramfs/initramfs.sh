@@ -4,22 +4,37 @@
 #   in/chroot.tar    the system: mkinitfs takes modules, programs and features from it
 #   in/init          what runs as PID 1
 #   in/features      features of our own
+#   in/packages      packages that the system hasn't got, with in/keys and $APK_OPTIONS; or nothing
 #   $FEATURES        words
 set -eu
 
 base=/tmp/base
+features=/tmp/features
 mkdir "$base"
 tar -xf in/chroot.tar -C "$base"
+cp -r in/features "$features"
 kernel=$(ls "$base/lib/modules")
 
+# More packages are a feature too: all files that come with them.
+if [ -d in/packages ]; then
+	apk --root "$base" info -q | sort >/tmp/before
+	# shellcheck disable=SC2086 # words
+	apk --root "$base" $APK_OPTIONS add --force-non-repository in/packages/*.apk
+	apk --root "$base" info -q | sort >/tmp/after
+	for package in $(comm -13 /tmp/before /tmp/after); do
+		apk --root "$base" info -q -L "$package" | sed -n 's|^[^/].*|/&|p'
+	done >"$features/packages.files"
+	FEATURES="$FEATURES packages"
+fi
+
 for feature in $FEATURES; do
-	for dir in in/features "$base/etc/mkinitfs/features.d"; do
+	for dir in "$features" "$base/etc/mkinitfs/features.d"; do
 		[ -e "$dir/$feature.files" ] || [ -e "$dir/$feature.modules" ] && continue 2
 	done
 	echo "boot.features in image.toml: there is no mkinitfs feature \"$feature\"" >&2
 	exit 1
 done
-mkinitfs -q -k -b "$base" -i in/init -P /srv/in/features -F "$FEATURES" -C none \
+mkinitfs -q -k -b "$base" -i in/init -P "$features" -F "$FEATURES" -C none \
 	-t /tmp/tree -o /srv/out/initramfs "$kernel"
 # mkinitfs goes on when a part of it fails.
 [ -s "/tmp/tree/lib/modules/$kernel/modules.dep" ] && [ -x /tmp/tree/bin/busybox ] || {

@@ -18,7 +18,7 @@ from tasks.core.paths import BUILD, LOCK_FILE
 from tasks.core.progress import Progress, human_size
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
-from tasks.steps.pipeline import SYSTEM, system_world
+from tasks.steps.pipeline import INITRAMFS, SYSTEM, system_world
 
 
 def worlds(config: Config) -> dict[str, World]:
@@ -27,8 +27,13 @@ def worlds(config: Config) -> dict[str, World]:
         container.WORLD: (container.NAME, container.package_names()),
         SYSTEM: ("rootfs/world", system_world(config)),
     }
-    if more := config.alpine.available:
-        wanted[on_hand.WORLD] = ("available in image.toml", (*system_world(config), *more))
+    beyond = {
+        INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
+        on_hand.WORLD: ("available in [alpine] of image.toml", config.alpine.available),
+    }
+    for world, (source, more) in beyond.items():
+        if more:
+            wanted[world] = (source, (*system_world(config), *more))
     return wanted
 
 

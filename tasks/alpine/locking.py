@@ -153,8 +153,14 @@ def changes(former: Lock | None, lock: Lock) -> list[str]:
     old = {(world, p.name): p for world, p in _by_world(former)}
     new = {(world, p.name): p for world, p in _by_world(lock)}
     lines = []
+    known = former.packages if former else {}
+    for world in sorted(lock.packages.keys() ^ known.keys()):
+        some = {**known, **lock.packages}[world]
+        lines.append(f"{world}: {len(some)} packages {'go' if world in known else 'are new'}")
     for key in sorted(old.keys() | new.keys()):
         world, name = key
+        if world not in known or world not in lock.packages:
+            continue
         before, after = old.get(key), new.get(key)
         if before and not after:
             lines.append(f"{world}: {name} {before.version} goes")

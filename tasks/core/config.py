@@ -34,6 +34,10 @@ def _texts(default: tuple[str, ...], pattern: str, wanted: str) -> Any:
     return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
 
 
+def _packages() -> Any:
+    return _texts((), r"[a-z0-9][A-Za-z0-9+._-]*", "names of packages")
+
+
 def _whole(default: int, least: int, most: int) -> Any:
     """A whole number from `least` to `most`, both included."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
@@ -61,7 +65,7 @@ class Alpine:
         ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
     )
     kernel: Literal["virt", "lts"] = "virt"
-    available: tuple[str, ...] = _texts((), r"[a-z0-9][A-Za-z0-9+._-]*", "names of packages")
+    available: tuple[str, ...] = _packages()
 
     @property
     def branch(self) -> str:
@@ -85,6 +89,7 @@ class Boot:
     features: tuple[str, ...] = _texts(
         ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
     )
+    packages: tuple[str, ...] = _packages()
 
 
 @dataclass(frozen=True)

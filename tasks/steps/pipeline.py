@@ -22,6 +22,7 @@ from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
 
 SYSTEM = "system"  # what the lock calls the packages of the node
+INITRAMFS = "initramfs"  # and those of the node and of the initramfs
 WORLD_FILE = PROJECT / "rootfs" / "world"
 
 
@@ -34,11 +35,11 @@ def system_world(config: Config) -> tuple[str, ...]:
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     """All steps, by name."""
-    more = on_hand_packages(config, packages)
+    more = packages_beyond(packages, on_hand.WORLD)
     steps = [
         chroot(config, packages),
-        initramfs(config),
-        net_initramfs(config),
+        initramfs(config, packages),
+        net_initramfs(config, packages),
         modloop(config),
         *([on_hand_index(packages, more)] if more else []),
         rootfs(config, more),
@@ -69,9 +70,20 @@ def chroot(config: Config, packages: PackageSet) -> Step:
     )
 
 
-def initramfs(config: Config) -> Step:
+def packages_beyond(packages: PackageSet, world: str) -> Known | None:
+    """The packages of a world that the node hasn't installed, if there are any."""
+    if world not in packages.lock.packages:
+        return None
+    folder = packages.folder_beyond(world, SYSTEM)
+    return Known(folder, packages.lock.digest(world)) if any(folder.iterdir()) else None
+
+
+def initramfs(config: Config, packages: PackageSet) -> Step:
     """What the kernel runs first: it finds the slot."""
     folder = PROJECT / "initramfs"
+    more = packages_beyond(packages, INITRAMFS)
+    more_inputs = {"packages": more, "keys": Known(packages.keys, "")} if more else {}
+    options_of_apk = {"APK_OPTIONS": " ".join(options(config.alpine))} if more else {}
     return Step(
         name="initramfs",
         script=folder / "initramfs.sh",
@@ -79,20 +91,21 @@ def initramfs(config: Config) -> Step:
             "chroot.tar": CHROOT,
             "init": folder / "init",
             "features": folder / "features",
+            **more_inputs,
         },
-        env={"FEATURES": " ".join(config.boot.features)},
+        env={"FEATURES": " ".join(config.boot.features), **options_of_apk},
         outputs=("initramfs",),
         finish=pack_initramfs,
     )
 
 
-def net_initramfs(config: Config) -> Step:
+def net_initramfs(config: Config, packages: PackageSet) -> Step:
     """The same for boots from the network: with drivers of network cards."""
-    step = initramfs(config)
+    step = initramfs(config, packages)
     return replace(
         step,
         name="net-initramfs",
-        env={"FEATURES": " ".join([*config.boot.features, "network", "dhcp"])},
+        env={**step.env, "FEATURES": " ".join([*config.boot.features, "network", "dhcp"])},
         outputs=(NET_INITRAMFS,),
         finish=pack_net_initramfs,
     )
@@ -108,14 +121,6 @@ def modloop(config: Config) -> Step:
         outputs=("modloop.squashfs", "modloop.identity"),
         finish=note_identity,
     )
-
-
-def on_hand_packages(config: Config, packages: PackageSet) -> Known | None:
-    """The packages on hand: those that aren't installed."""
-    if not config.alpine.available:
-        return None
-    folder = packages.folder_beyond(on_hand.WORLD, SYSTEM)
-    return Known(folder, packages.lock.digest(on_hand.WORLD)) if any(folder.iterdir()) else None
 
 
 def on_hand_index(packages: PackageSet, more: Known) -> Step:

@@ -49,6 +49,23 @@ def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
     assert 'there is no mkinitfs feature "usbb"' in said
 
 
+def test_the_initramfs_has_more_packages_whole_and_the_node_has_not(
+    inv: Inv, in_container: InContainer
+) -> None:
+    inv.succeeds("image", BELAY_BOOT_PACKAGES="curl")
+    ran = in_container(
+        "mkdir /tmp/tree && cd /tmp/tree && gzip -dc /srv/in/initramfs | cpio -idm 2>/dev/null && "
+        "chroot . /usr/bin/curl --version; unsquashfs -l /srv/in/root | grep -c /curl || true",
+        initramfs=inv.build / "initramfs",
+        root=inv.build / "root.squashfs",
+    )
+    assert ran.startswith("curl 8.")
+    assert ran.endswith("\n0\n")
+
+    said = inv.fails("initramfs", BELAY_BOOT_PACKAGES="curll")
+    assert "packages in [boot] of image.toml: the mirror has no package curll" in said
+
+
 def test_a_chosen_module_comes_with_what_it_needs_and_an_unknown_one_is_named(
     inv: Inv, in_container: InContainer
 ) -> None:
