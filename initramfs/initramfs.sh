@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes out/initramfs, not compressed yet: that is done where it is made reproducible
 # (tasks/alpine/initramfs.py).
-#   in/chroot.tar    the system: mkinitfs takes modules, programs and features from it
+#   in/chroot.tar    the system: mkinitfs takes programs and features from it
+#   in/modules.tar   those that the kernel has
 #   in/init          what runs as PID 1
 #   in/features      features of our own
 #   in/packages      packages that the system hasn't got, with in/keys and $APK_OPTIONS; or nothing
@@ -12,6 +13,7 @@ base=/tmp/base
 features=/tmp/features
 mkdir "$base"
 tar -xf in/chroot.tar -C "$base"
+tar -xf in/modules.tar -C "$base"
 cp -r in/features "$features"
 kernel=$(ls "$base/lib/modules")
 

@@ -1,14 +1,14 @@
 #!/bin/sh
 # Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware.
-#   in/chroot.tar
+#   in/modules.tar
 #   $MODULES    names of modules, or nothing for all
 set -eu
 
 tree=/tmp/tree
 mkdir -p /tmp/all "$tree/lib" "$tree/firmware"
-tar -xf in/chroot.tar -C /tmp/all lib/modules
+tar -xf in/modules.tar -C /tmp/all lib/modules
 # All firmware there is can be large: not into memory.
-tar -xf in/chroot.tar -C out lib/firmware 2>/dev/null || true # a system without firmware
+tar -xf in/modules.tar -C out lib/firmware 2>/dev/null || true # a system without firmware
 mv /tmp/all/lib/modules "$tree/lib/modules"
 kernel=$(ls "$tree/lib/modules")
 rm -f "$tree/lib/modules/$kernel/vmlinuz" # a link to the kernel, which is in the boot part

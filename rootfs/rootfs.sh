@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/overlay  in/services  in/updater  in/release.json  in/settings.json
+#   in/chroot.tar  in/overlay  in/services  in/updater  in/bytecode.tar
+#   in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
 #   $SERIAL     nothing: the serial line has no login
@@ -10,8 +11,7 @@ set -eu
 root=/tmp/root
 mkdir "$root"
 tar -xf in/chroot.tar -C "$root"
-# These come from the slot's other parts.
-rm -rf "${root:?}"/boot/* "${root:?}/lib/modules" "${root:?}/lib/firmware"
+# Modules and firmware come from the slot's other parts.
 mkdir "$root/.modloop"
 ln -s /.modloop/modules "$root/lib/modules"
 ln -s /.modloop/firmware "$root/lib/firmware"
@@ -23,18 +23,11 @@ cp -R in/overlay/. "$root/"
 	if [ -x "in/overlay/$path" ]; then chmod 755 "$root/$path"; else chmod 644 "$root/$path"; fi
 done
 
-# The updater, compiled: the node's root can't be written, so Python would do it at each start. With
-# hashes that are never looked at, the bytes don't depend on any time.
+# The updater, and what Python made of it.
 mkdir -p "$root/usr/lib/belay/updater" "$root/data"
 cp in/updater/*.py "$root/usr/lib/belay/updater/"
 chmod 644 "$root"/usr/lib/belay/updater/*
-chroot "$root" /usr/bin/python3 -I -S -B -c 'import sys
-sys.path.insert(0, "/usr/lib/belay")
-from updater import __main__
-print(*[m.__file__ for m in list(sys.modules.values()) if str(getattr(m, "__file__", "")).endswith(".py")])
-' | tr ' ' '\n' >"$root/tmp/sources"
-chroot "$root" /usr/bin/python3 -I -m compileall -q -f --invalidation-mode unchecked-hash -i /tmp/sources
-rm "$root/tmp/sources"
+tar -xf in/bytecode.tar -C "$root"
 
 # Packages on hand. The path is the image's, so it is not in /etc: that is the user's.
 if [ -d in/on-hand ]; then

@@ -14,6 +14,7 @@ from tasks.alpine.apk_database import InstalledFile, read_database
 from tasks.core.errors import UserError
 
 DATABASE = "lib/apk/db/installed"
+MODULES = ("lib/modules", "lib/firmware")
 SHADOW_GROUP = 42  # of alpine-baselayout-data
 # Owners that scripts of packages set, which the database doesn't record.
 SET_BY_SCRIPTS = {
@@ -24,9 +25,14 @@ SET_BY_SCRIPTS = {
 def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Make `folder/chroot.tar` of `folder/root.tar`: sorted, without times, with right owners.
 
-    The kernel that is in it becomes `folder/vmlinuz`. Raises UserError where there is none.
+    Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
+    `folder/vmlinuz`; what else belongs to a boot is left out. Raises UserError without a kernel.
     """
-    with tarfile.open(folder / "root.tar") as source, (folder / "chroot.tar").open("wb") as target:
+    with (
+        tarfile.open(folder / "root.tar") as source,
+        (folder / "chroot.tar").open("wb") as rest,
+        (folder / "modules.tar").open("wb") as modules,
+    ):
         members = {member.name.removeprefix("./"): member for member in source}
         members.pop(".", None)
         kernel = next((name for name in members if name.startswith("boot/vmlinuz-")), None)
@@ -40,13 +46,17 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             for file in package.files
         } | SET_BY_SCRIPTS
         for name, member in sorted(members.items()):
+            reader = source.extractfile(member) if member.isreg() else None
+            if name == kernel and reader:
+                (folder / "vmlinuz").write_bytes(reader.read())
+            if name.startswith("boot/"):
+                continue
+            target = modules if name.startswith(MODULES) else rest
             target.write(_header(name, member, owners.get(name)))
-            if reader := source.extractfile(member) if member.isreg() else None:
-                data = reader.read()
-                target.write(data + bytes(-member.size % tarfile.BLOCKSIZE))
-                if name == kernel:
-                    (folder / "vmlinuz").write_bytes(data)
-        target.write(bytes(2 * tarfile.BLOCKSIZE))
+            if reader:
+                target.write(reader.read() + bytes(-member.size % tarfile.BLOCKSIZE))
+        for target in (rest, modules):
+            target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "root.tar").unlink()
 
 

@@ -42,6 +42,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
         net_initramfs(config, packages),
         modloop(config),
         *([on_hand_index(packages, more)] if more else []),
+        bytecode(),
         rootfs(config, more),
         slot(config),
         image(config),
@@ -50,10 +51,11 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
 
 
 CHROOT = Result("chroot", "chroot.tar")
+MODULES = Result("chroot", "modules.tar")
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
-    """The installed packages, as a tar, and the kernel that is among them."""
+    """The installed packages as a tar, and what is the kernel's among them: its modules, itself."""
     return Step(
         name="chroot",
         script=PROJECT / "rootfs" / "chroot.sh",
@@ -65,7 +67,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar", "vmlinuz"),
+        outputs=("chroot.tar", "modules.tar", "vmlinuz"),
         finish=pack_chroot,
     )
 
@@ -89,6 +91,7 @@ def initramfs(config: Config, packages: PackageSet) -> Step:
         script=folder / "initramfs.sh",
         inputs={
             "chroot.tar": CHROOT,
+            "modules.tar": MODULES,
             "init": folder / "init",
             "features": folder / "features",
             **more_inputs,
@@ -116,7 +119,7 @@ def modloop(config: Config) -> Step:
     return Step(
         name="modloop",
         script=PROJECT / "modloop" / "modloop.sh",
-        inputs={"chroot.tar": CHROOT},
+        inputs={"modules.tar": MODULES},
         env={"MODULES": " ".join(config.modloop.modules)},
         outputs=("modloop.squashfs", "modloop.identity"),
         finish=note_identity,
@@ -136,6 +139,21 @@ def on_hand_index(packages: PackageSet, more: Known) -> Step:
     )
 
 
+def bytecode() -> Step:
+    """The updater and what it imports, compiled: that takes longer than all the rest of rootfs."""
+    folder = PROJECT / "rootfs"
+    return Step(
+        name="bytecode",
+        script=folder / "bytecode.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "updater": PROJECT / "updater",
+            "bytecode.py": folder / "bytecode.py",
+        },
+        outputs=("bytecode.tar",),
+    )
+
+
 def rootfs(config: Config, more: Known | None = None) -> Step:
     """The slot's root part: the packages, `rootfs/overlay`, and `more` packages on hand."""
     folder = PROJECT / "rootfs"
@@ -150,6 +168,7 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
             "overlay": folder / "overlay",
             "services": folder / "services",
             "updater": PROJECT / "updater",
+            "bytecode.tar": Result("bytecode", "bytecode.tar"),
             "release.json": _json(
                 os=config.os.name,
                 arch=config.alpine.arch,

@@ -74,7 +74,7 @@ def ensure(
     sorter = TopologicalSorter({name: item.step.needs for name, item in plan.items()})
     sorter.prepare()
     outcomes: dict[str, Outcome] = {}
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(len(plan))
     running: dict[Future[Outcome], str] = {}
     try:
         while sorter.is_active():

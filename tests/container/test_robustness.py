@@ -125,3 +125,16 @@ def test_a_full_disk_is_said(inv: Inv, size_mib: int) -> None:
     assert "Traceback" not in done.stderr
     assert "no space left on" in done.stderr.lower(), done.stderr
     assert done.stdout == "", "nothing half-done is left"
+
+
+def test_python_compiles_nothing_on_the_node(artefacts: Path, in_container: InContainer) -> None:
+    said = in_container(
+        "unsquashfs -q -n -d /tmp/root in/root >/dev/null; echo 'import sys\n"
+        'sys.path.insert(0, "/usr/lib/belay")\n'
+        "import updater.__main__, updater.site, updater.install' >/tmp/root/tmp/look.py; "
+        "touch -d 2030-01-01 /tmp/root/usr/lib/belay/updater/*.py; "
+        "chroot /tmp/root /usr/bin/python3 -I -S -B -v /tmp/look.py 2>&1",
+        root=artefacts / "root.squashfs",
+    )
+    assert "code object from '/usr/lib/belay/updater/__pycache__/site.cpython-313.pyc'" in said
+    assert re.findall(r"^# code object from .*\.py'?$", said, re.MULTILINE) == []

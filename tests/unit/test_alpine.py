@@ -46,7 +46,7 @@ def test_the_database_says_whose_the_files_are() -> None:
 
 def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    for folder in ("etc", "var/locked", "usr/bin", "lib/apk/db"):
+    for folder in ("etc", "var/locked", "usr/bin", "lib/apk/db", "lib/modules/6.18"):
         (root / folder).mkdir(parents=True)
     (root / "lib/apk/db/installed").write_text(DATABASE)
     for name, mode in {"etc/plain": 0o644, "etc/secret": 0o640, "usr/bin/become": 0o755}.items():
@@ -59,10 +59,13 @@ def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
         tar.add(root, ".")
     pack_chroot(tmp_path, {})
     assert (tmp_path / "vmlinuz").read_bytes() == b"a kernel"
+    with tarfile.open(tmp_path / "modules.tar") as tar:
+        assert tar.getnames() == ["lib/modules", "lib/modules/6.18"]
     with tarfile.open(tmp_path / "chroot.tar") as tar:
         found = {m.name: (m.uid, m.gid, m.mode, m.mtime) for m in tar}
         assert tar.getnames() == sorted(tar.getnames())
         assert tar.getmember("link").linkname == "etc/plain"
+    assert not found.keys() & {"boot/vmlinuz-virt", "lib/modules"}
     assert found["etc/secret"] == (0, 42, 0o640, 0)
     assert found["usr/bin/become"] == (0, 9, 0o4755, 0), "chown would have cost it setuid"
     assert found["var/locked"][:2] == (7, 8)

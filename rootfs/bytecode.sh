@@ -1,0 +1,17 @@
+#!/bin/sh
+# Compiles the updater, and what it uses of Python's library, to out/bytecode.tar: the node's root
+# can't be written, so Python would do it at each start.
+#   in/chroot.tar  in/updater  in/bytecode.py
+set -eu
+
+root=/tmp/root
+mkdir "$root"
+tar -xf in/chroot.tar -C "$root"
+mkdir -p "$root/usr/lib/belay/updater"
+cp in/updater/*.py "$root/usr/lib/belay/updater/"
+cp in/bytecode.py "$root/tmp/"
+chroot "$root" /usr/bin/python3 -I -S /tmp/bytecode.py | sort >/tmp/files
+cd "$root"
+xargs touch -d @0 </tmp/files
+xargs chmod 644 </tmp/files
+tar -cf /srv/out/bytecode.tar -T /tmp/files
