@@ -35,6 +35,7 @@ for service in syslog crond belay-gate; do
 	ln -s /etc/init.d/$service newroot/etc/runlevels/default/$service
 done
 cp -R /srv/in/stick belay/media
+mkdir -p sys/class/net/eth0 && touch dev/null
 echo "belay.slot=b belay.partuuid={guid} {apkovl}" >proc/cmdline
 sh /srv/in/init || echo "exit $?"
 echo ---
@@ -122,7 +123,8 @@ def test_a_hostile_overlay_is_not_applied(
 @pytest.mark.parametrize(
     ("apkovl", "message"),
     [
-        ("apkovl=http://example.org/x", "wanted auto, data, node, slot or DEVICE:"),
+        ("apkovl=sda1", "wanted auto, data, node, slot, a URL or DEVICE:"),
+        ("apkovl=http://127.0.0.1:9/x.apkovl.tar.gz", "x.apkovl.tar.gz can't be fetched"),
         ("apkovl=sdz9:/x.apkovl.tar.gz", "there is no such volume"),
         ("apkovl=sda1:/other.apkovl.tar.gz", "there is no other.apkovl.tar.gz"),
         ("apkovl=sda1:/*.apkovl.tar.gz", "there are several, and none is applied"),

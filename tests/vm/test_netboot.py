@@ -13,6 +13,7 @@ from tasks.build import build
 from tasks.core.config import load_config
 from tasks.vm.machine import Machine
 from tasks.vm.netboot import SCRIPT, served, write_netboot
+from tests.container.test_apkovl import archive
 
 pytestmark = pytest.mark.vm
 
@@ -21,12 +22,15 @@ INSTALL_TIMEOUT_S = 180
 
 @pytest.fixture
 def server(artefacts: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """The folder that is served, and its URL as a guest sees it."""
+    """The folder that is served, and its URL as a guest sees it; with an overlay archive."""
     config = load_config()
     build(Context(), "net-initramfs", config)
     with served(tmp_path / "www") as port:
         url = f"http://10.0.2.2:{port}"
-        write_netboot(tmp_path / "www", url, config.boot.cmdline)
+        cmdline = f"{config.boot.cmdline} apkovl={url}/crag.apkovl.tar.gz"
+        write_netboot(tmp_path / "www", url, cmdline)
+        overlay = archive(etc__fetched="over the network")
+        (tmp_path / "www" / "crag.apkovl.tar.gz").write_bytes(overlay)
         yield tmp_path / "www", f"{url}/{SCRIPT}"
 
 
@@ -48,6 +52,7 @@ def test_a_machine_boots_without_a_disk(
         machine.wait_until_succeeds("rc-service belay-gate status")
         assert machine.succeed("stat -f -c %T /.modloop") == "squashfs\n"
         machine.succeed("modprobe dummy && touch /data/x")
+        assert machine.succeed("cat /etc/fetched") == "over the network"
         assert "came over the network: there is no slot" in machine.fail("belay status")
         assert machine.fail("rc-status --crashed") == ""
 
