@@ -85,6 +85,9 @@ def show_dry(plan: Plan, forced: Sequence[str]) -> None:
         if item.is_built and name not in forced:
             say(f"# {name}: cached")
             continue
+        if not item.step.script:
+            say(f"# {name}: on this machine, without a command")
+            continue
         job = item.job(plan.root, Path("OUT"), Path("OUT"))
         say(f"# {name}")
         print(shlex.join(str(word) for word in plan.engine.describe(job)))

@@ -30,6 +30,8 @@ def shell(c: Context, step: str, command: str = "") -> None:
         if step not in plan.steps:
             raise UserError(f'there is no step "{step}"; there are: {", ".join(plan.steps)}')
         item = plan.steps[step]
+        if not item.step.script:
+            raise UserError(f"{step} runs on this machine, in no container: see tasks/disk")
         before = {name: other for name, other in plan.steps.items() if name in item.step.needs}
         while more := {n for other in before.values() for n in other.step.needs} - before.keys():
             before |= {name: plan.steps[name] for name in more}

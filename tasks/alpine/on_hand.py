@@ -10,17 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-
 from tasks.alpine.apk_format import installed_record
-from tasks.alpine.apk_writer import SigningKey, write_index
 from tasks.alpine.mirror import INDEX
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically, write_private
@@ -36,6 +26,14 @@ def new_key(public: Path = PUBLIC) -> tuple[Path, Path]:
     """Make the key that signs the index; its private and its public file."""
     if there := sorted(public.glob(_PATTERN)):
         raise UserError(f"{there[0]} exists already: images trust that key")
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
     private = rsa.generate_private_key(public_exponent=65537, key_size=_BITS)
     data = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     # apk finds a key by its file's name, so no two may have the same.
@@ -63,6 +61,11 @@ def key_file(public: Path = PUBLIC) -> Path:
 
 def write_repository_index(folder: Path, paths: Mapping[str, Path]) -> None:
     """Write the signed index of the packages in `paths["packages"]` to `folder`."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from tasks.alpine.apk_writer import SigningKey, write_index
+
     private = load_pem_private_key(paths["key"].read_bytes(), None)
     assert isinstance(private, rsa.RSAPrivateKey)
     key = SigningKey(f"{paths['key'].name}.pub", private)

@@ -11,8 +11,9 @@ import difflib
 import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,10 +182,11 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
 
     sections: dict[str, Any] = {}
     for section, values in raw.items():
-        where = _place(path, text, section)
         if section not in SECTIONS:
+            where = _place(path, text, section)
             raise UserError(f'{where} unknown section "{section}", {_nearest(section, SECTIONS)}')
         if not isinstance(values, dict):
+            where = _place(path, text, section)
             raise UserError(f"{where} found {values!r}, wanted a section: [{section}]")
         known = _fields(section)
         for key in values:
@@ -193,13 +195,13 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
                 raise UserError(f'{where} unknown key "{key}", {_nearest(key, known)}')
     for section, cls in SECTIONS.items():
         given = {
-            key: _checked(value, section, key, _place(path, text, section, key))
+            key: _checked(value, section, key, partial(_place, path, text, section, key))
             for key, value in raw.get(section, {}).items()
         }
         for key in _fields(section):
             if (name := f"BELAY_{section}_{key}".upper()) in environ:
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
-                given[key] = _checked(value, section, key, f"{name}:")
+                given[key] = _checked(value, section, key, partial(str, f"{name}:"))
         sections[section] = cls(**given)
     return Config(**sections)
 
@@ -235,13 +237,13 @@ def _from_text(text: str, wanted: Any) -> object:
     return text.split() if typing.get_origin(wanted) is tuple else text
 
 
-def _checked(value: object, section: str, key: str, where: str) -> Any:
-    """`value` if it is what the field allows, lists as tuples; a UserError otherwise."""
+def _checked(value: object, section: str, key: str, where: Callable[[], str]) -> Any:
+    """`value` if it is what the field allows, lists as tuples; else a UserError that says where."""
     kind = typing.get_type_hints(SECTIONS[section])[key]
     rule = _fields(section)[key].metadata
 
     def refuse(wanted: str) -> UserError:
-        return UserError(f"{where} {key}: found {value!r}, wanted {wanted}")
+        return UserError(f"{where()} {key}: found {value!r}, wanted {wanted}")
 
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):

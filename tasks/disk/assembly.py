@@ -10,6 +10,7 @@ from tasks.core.files import copy_sparse_to, sha256_of
 from tasks.disk.table import read_table
 
 BLOCK = 1 << 20
+HEAD, TAIL = "frame.head", "frame.tail"
 
 
 def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
@@ -32,13 +33,13 @@ def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
 
 def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Make `disk.img` of what comes before the slots, both slots, and what comes behind them."""
-    with (folder / "head").open("rb") as head:
+    with inputs[HEAD].open("rb") as head:
         slots = [read_table(head)[name] for name in ("slot-a", "slot-b")]
     with (folder / "disk.img").open("wb") as disk:
         for path, offset in (
-            (folder / "head", 0),
+            (inputs[HEAD], 0),
             *((inputs["slot.img"], slot.offset) for slot in slots),
-            (folder / "tail", slots[-1].end),
+            (inputs[TAIL], slots[-1].end),
         ):
             disk.seek(offset)
             with path.open("rb") as part:

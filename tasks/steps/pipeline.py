@@ -16,7 +16,7 @@ from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
 from tasks.core.paths import PROJECT
-from tasks.disk.assembly import join_disk, join_parts, note_identity
+from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
@@ -45,7 +45,8 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
         bytecode(),
         rootfs(config, more),
         slot(config),
-        image(config),
+        frame(config),
+        image(),
     ]
     return {step.name: step for step in steps}
 
@@ -222,8 +223,8 @@ def slot(config: Config) -> Step:
     )
 
 
-def image(config: Config) -> Step:
-    """The disk image: both slots, and what boots them."""
+def frame(config: Config) -> Step:
+    """The disk image without its slots: what is before them, and what is behind."""
     disk = layout(config)
     places = {}
     for partition in disk.partitions:
@@ -231,8 +232,8 @@ def image(config: Config) -> Step:
         places[f"{name}_FIRST"] = str(partition.first)
         places[f"{name}_SECTORS"] = str(partition.sectors)
     return Step(
-        name="image",
-        script=PROJECT / "tasks" / "disk" / "image.sh",
+        name="frame",
+        script=PROJECT / "tasks" / "disk" / "frame.sh",
         inputs={
             "partitions": Content(sfdisk_script(disk).encode()),
             "grub.cfg": Content(grub_config(config, disk).encode()),
@@ -244,7 +245,19 @@ def image(config: Config) -> Step:
             "DATA_UUID": disk["data"].guid,
             **places,
         },
+        outputs=(HEAD, TAIL),
+    )
+
+
+def image() -> Step:
+    """The disk image: the frame with the slot in both places."""
+    return Step(
+        name="image",
         outputs=("disk.img",),
         finish=join_disk,
-        host_inputs={"slot.img": Result("slot", "slot.img")},
+        host_inputs={
+            HEAD: Result("frame", HEAD),
+            TAIL: Result("frame", TAIL),
+            "slot.img": Result("slot", "slot.img"),
+        },
     )

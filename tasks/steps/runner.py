@@ -74,7 +74,7 @@ def ensure(
     sorter = TopologicalSorter({name: item.step.needs for name, item in plan.items()})
     sorter.prepare()
     outcomes: dict[str, Outcome] = {}
-    pool = ThreadPoolExecutor(len(plan))
+    pool = ThreadPoolExecutor(len(plan) or 1)
     running: dict[Future[Outcome], str] = {}
     try:
         while sorter.is_active():
@@ -123,7 +123,8 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             folder.chmod(0o755)
         item.write_contents(written)
         try:
-            engine.run(item.job(root, out, written), log)
+            if step.script:
+                engine.run(item.job(root, out, written), log)
         except CommandError as error:
             raise UserError(f"{error}\nto look around in it: ./inv shell {step.name}") from None
         if step.finish:

@@ -48,13 +48,13 @@ class Step:
 
     A plain path among the inputs is a file or folder of the project, hashed with its content.
     `finish` does on the host what the container has no tool for, or what would only carry large
-    files in and out of it. It is given the folder of outputs and the paths of all inputs, also of
-    `host_inputs`, which the container doesn't see.
+    files in and out of it; a step without a script has nothing else. It is given the folder of
+    outputs and the paths of all inputs, also of `host_inputs`, which the container doesn't see.
     """
 
     name: str
-    script: Path
     outputs: tuple[str, ...]
+    script: Path | None = None
     inputs: Mapping[str, Input] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path, Mapping[str, Path]], None] | None = None
@@ -100,7 +100,7 @@ class Keyed:
 
         Results are there once the steps before it ran.
         """
-        paths = {"script": self.step.script}
+        paths = {"script": self.step.script} if self.step.script else {}
         for name, item in self.step.all_inputs.items():
             if isinstance(item, Result):
                 paths[name] = CACHE / "results" / self.before[item.step] / item.file
@@ -134,9 +134,10 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
     for name in order:
         step = steps[name]
         before = {need: done[need].key for need in sorted(step.needs)}
-        parts = {"container": container_digest, "outputs": " ".join(step.outputs)}
+        parts = {"outputs": " ".join(step.outputs)}
         parts |= {f"${entry}": value for entry, value in step.env.items()}
-        parts["script"] = tree_digest(step.script)
+        if step.script:
+            parts |= {"container": container_digest, "script": tree_digest(step.script)}
         for entry, item in step.all_inputs.items():
             parts[entry] = _digest(item, before)
         if step.finish:

@@ -10,6 +10,8 @@ import pexpect
 import pytest
 
 from tasks.core.paths import PROJECT
+from tests.inv import Inv
+from tests.mirror import Mirror
 
 pytestmark = pytest.mark.container
 
@@ -28,11 +30,11 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
     artefacts: Path, environment: dict[str, str]
 ) -> None:
     console = pexpect.spawn(
-        sys.executable, ["-m", "invoke", "shell", "image"], cwd=str(PROJECT), timeout=120,
+        sys.executable, ["-m", "invoke", "shell", "frame"], cwd=str(PROJECT), timeout=120,
         dimensions=(33, 111), encoding="utf-8", env=environment,
     )  # fmt: skip
     console.expect("its script by hand: sh -eux in/script")
-    console.expect("image:.* # ")
+    console.expect("frame:.* # ")
     console.sendline("echo SIZ$((0))E $(stty size) $SIZE_MIB; ls in")
     console.expect("SIZ0E 33 111 [0-9]+")
     console.expect("grubenv")
@@ -52,10 +54,10 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
     console.expect(pexpect.EOF)
     console.close()
     assert console.exitstatus == 0
-    made = Path(environment["BELAY_OUTPUT"]) / "shell/image/out"
+    made = Path(environment["BELAY_OUTPUT"]) / "shell/frame/out"
     disk = (artefacts / "disk.img").read_bytes()
-    assert disk.startswith((made / "head").read_bytes()), "by hand it is the same"
-    assert disk.endswith((made / "tail").read_bytes())
+    assert disk.startswith((made / "frame.head").read_bytes()), "by hand it is the same"
+    assert disk.endswith((made / "frame.tail").read_bytes())
 
 
 def test_an_unknown_step_is_named() -> None:
@@ -65,3 +67,8 @@ def test_an_unknown_step_is_named() -> None:
     )  # fmt: skip
     console.expect('there is no step "knot"; there are: chroot')
     console.expect(pexpect.EOF)
+
+
+def test_a_step_of_this_machine_alone_has_no_shell(tmp_path: Path, mirror: Mirror) -> None:
+    said = Inv(tmp_path, mirror).fails("shell", "image")
+    assert "image runs on this machine, in no container" in said

@@ -75,13 +75,13 @@ class Project:
     @property
     def steps(self) -> dict[str, Step]:
         rope = Step(
-            "rope", self.folder / "rope.sh", ("rope.txt",),
+            "rope", ("rope.txt",), self.folder / "rope.sh",
             {"tree": self.folder / "tree", "known": Known(self.folder, self.known)},
             {"COLOUR": self.colour}, finish,
         )  # fmt: skip
         inputs: dict[str, Input] = {"rope.txt": Result("rope", "rope.txt")}
         inputs["text"] = Content(self.content)
-        knot = Step("knot", self.folder / "knot.sh", ("knot.txt",), inputs)
+        knot = Step("knot", ("knot.txt",), self.folder / "knot.sh", inputs)
         return {"knot": knot, "rope": rope}
 
     def plan(self) -> dict[str, Keyed]:

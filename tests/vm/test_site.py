@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tasks.core.paths import PROJECT
 from tasks.vm.machine import Machine
 from tests.project import Project, free_port, nginx
 
@@ -15,6 +20,11 @@ pytestmark = pytest.mark.vm
 
 GATE = "rc-service belay-gate status"
 SITE_TIMEOUT_S = 180
+PROGFIGSITE = PROJECT / "tests" / "progfigsite"
+PROGFIGURATION = (
+    "progfiguration==0.0.10 "
+    "--hash=sha256:b202ebc435be17d4985670f3d6144a07aefeebdfd1c241641b100ad7d4b2e0e6\n"
+)
 
 
 @pytest.fixture
@@ -30,19 +40,30 @@ def project(artefacts: Path, tmp_path: Path) -> Iterator[Project]:
 
 def node(project: Project, folder: Path, name: str) -> Machine:
     stick = folder / f"stick of {name}"
-    stick.mkdir()
-    (stick / "name").write_text(f"{name}\n")
+    project.inv("node.new", name, "--usb", str(stick))
     return Machine(project.build / "disk.img", folder / name, bios=True, usb=stick)
 
 
-def publish(project: Project, version: str, line: str) -> None:
-    """Publish the site with another line in the role that all nodes have."""
+def publish(project: Project, version: str, line: str, role: str = "common") -> None:
+    """Publish the site with a line more in a role; in that of all nodes, in place of the last."""
     (project.root / "site/version").write_text(f"{version}\n")
     roles = project.root / "site/roles.py"
-    before, mark, after = roles.read_text().partition("def web(")
-    kept = [text for text in before.splitlines() if "import subprocess" not in text]
-    roles.write_text("\n".join([*kept, f"    import subprocess; {line}", "", "", mark]) + after)
+    lines = [text for text in roles.read_text().splitlines() if "import subprocess" not in text]
+    lines.insert(lines.index(f"def {role}(node: Node, tools: Toolbox) -> None:") + 2, f"    {line}")
+    text = "\n".join([*lines, ""])
+    roles.write_text(text.replace("    subprocess.run", "    import subprocess; subprocess.run"))
     project.inv("site.publish", "--channel", "stable")
+
+
+def wait_until_left(machine: Machine, version: str, why: str) -> str:
+    """Until a site was given up and the node has the last good one again; its status."""
+    machine.wait_for_console(f"site {version} is left: {why}", SITE_TIMEOUT_S)
+    machine.wait_for_login()
+    machine.wait_until_succeeds(GATE)
+    status = machine.succeed("belay status")
+    assert "site 0.1.1, " in status
+    assert f"site {version} was left: {why}" in status
+    return status
 
 
 def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: Path) -> None:
@@ -57,10 +78,15 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         )
         machine.fail("wget -q -O - http://127.0.0.1:8080/")
 
-    with node(project, tmp_path, "crag-1") as machine:
+    machine = node(project, tmp_path, "crag-1")
+    (tmp_path / "token").write_text("open sesame")
+    project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
+    publish(project, "0.1.1", "tools.file('/etc/token', tools.secret('token'), 0o600)", "web")
+    with machine:
         machine.wait_for_login()
         machine.wait_until_succeeds(GATE)
-        assert "site 0.1.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
+        assert "site 0.1.1 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
+        assert machine.succeed("cat /etc/token; stat -c ' %a' /etc/token") == "open sesame 600\n"
         page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "Welcome from crag-1." in page
         assert "nothing new" in machine.succeed("belay site")
@@ -73,18 +99,19 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         # One that cuts the node off: the node goes back by itself, and applies what was good.
         publish(project, "0.2.0", "subprocess.run(['ip', 'link', 'set', 'eth0', 'down'])")
         machine.type("belay pull\n")
-        machine.wait_for_console("site 0.2.0 is left: check 40-network failed", SITE_TIMEOUT_S)
-        machine.wait_for_login()
-        machine.wait_until_succeeds(GATE)
-        status = machine.succeed("belay status")
-        assert "site 0.1.0, " in status
-        assert "site 0.2.0 was left: check 40-network failed" in status
+        status = wait_until_left(machine, "0.2.0", "check 40-network failed")
         assert "slot a: good, 8 tries left" in status
         machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "nothing new" in machine.succeed("belay site")
 
+        # One that fills the disk is left too; the node can be reached, and its owner makes room.
+        publish(project, "0.3.0", "subprocess.run('cat /dev/zero >/data/fill', shell=True)")
+        machine.type("belay pull\n")
+        wait_until_left(machine, "0.3.0", "check 20-data failed")
+        machine.succeed("rm /data/fill")
+
         # Power is lost while one is tried.
-        publish(project, "0.3.0", "subprocess.run(['sleep', '9999'])")
+        publish(project, "0.4.0", "subprocess.run(['sleep', '9999'])")
         machine.type("belay site &\n")
         machine.wait_until_succeeds("pgrep -f 'sleep 9999'", SITE_TIMEOUT_S)
         machine.power_cut()
@@ -92,8 +119,8 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         machine.wait_for_login()
         machine.wait_until_succeeds(GATE)
         status = machine.succeed("belay status")
-        assert "site 0.1.0, " in status
-        assert "site 0.3.0 was left: the node went down before it was confirmed" in status
+        assert "site 0.1.1, " in status
+        assert "site 0.4.0 was left: the node went down before it was confirmed" in status
         assert "site left" in machine.succeed("belay history")
 
 
@@ -109,3 +136,32 @@ def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
     matrix = json.loads(done.stdout)
     assert matrix["crag-1"] == {"tree": ""}
     assert matrix["crag-2"]["tree"].startswith("a second apply changed /etc")
+
+
+def test_any_program_can_be_the_site(project: Project, tmp_path: Path) -> None:
+    """As it is called, and judged from outside; here progfiguration, as it is on PyPI."""
+    site = project.root / "site"
+    shutil.rmtree(site)
+    shutil.copytree(PROGFIGSITE, site)
+    unpack(PROGFIGURATION, tmp_path, site)
+    done = project.run("site.test", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout) == {"crag9": {"tree": ""}}
+
+
+def unpack(requirement: str, folder: Path, site: Path) -> None:
+    """Bring a pinned package of Python without compiled parts, and put its modules into a site."""
+    (folder / "requirements.txt").write_text(requirement)
+    words = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes"]
+    words += ["--dest", str(folder), "--requirement", str(folder / "requirements.txt")]
+    subprocess.run(words, check=True, timeout=300, stdin=subprocess.DEVNULL)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            inside = Path(*Path(member.name).parts[1:])
+            if member.isfile() and inside.is_relative_to("src") and inside.suffix == ".py":
+                target = site / inside.relative_to("src")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                reader = tar.extractfile(member)
+                assert reader is not None
+                target.write_bytes(reader.read())

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the disk image without a loop device or a mount, as what comes before the slots, out/head, and
-# behind them, out/tail; tasks/disk/assembly.py joins them with the slots.
+# Makes the disk image without its slots, and without a loop device or a mount: what comes before them,
+# out/frame.head, and behind them, out/frame.tail. tasks/disk/assembly.py puts the slots in.
 #   in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
 #   $SIZE_MIB
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
@@ -40,17 +40,17 @@ number_at() {
 modules="part_gpt fat squash4 normal configfile linux loadenv regexp test echo true serial terminal
 	reboot sleep search minicmd gzio"
 # shellcheck disable=SC2086 # words
-grub-mkimage -O x86_64-efi -p /EFI/BOOT -o out/BOOTX64.EFI $modules efi_gop all_video
+grub-mkimage -O x86_64-efi -p /EFI/BOOT -o /tmp/BOOTX64.EFI $modules efi_gop all_video
 # shellcheck disable=SC2086
-grub-mkimage -O i386-pc -p '(,gpt2)/EFI/BOOT' -o out/core.img $modules biosdisk vga
+grub-mkimage -O i386-pc -p '(,gpt2)/EFI/BOOT' -o /tmp/core.img $modules biosdisk vga
 
 # BIOS: the first 440 bytes of the disk load core.img, whose first sector says where the rest is.
-[ "$(stat -c %s out/core.img)" -le $((BIOS_SECTORS * 512)) ] || {
+[ "$(stat -c %s /tmp/core.img)" -le $((BIOS_SECTORS * 512)) ] || {
 	echo "GRUB's core needs more room than the partition bios has" >&2
 	exit 1
 }
-number_at out/core.img $((BIOS_FIRST + 1)) 500
-to_sector out/core.img "$BIOS_FIRST"
+number_at /tmp/core.img $((BIOS_FIRST + 1)) 500
+to_sector /tmp/core.img "$BIOS_FIRST"
 dd if=/usr/lib/grub/i386-pc/boot.img of="$disk" bs=440 count=1 conv=notrunc 2>/dev/null
 number_at "$disk" "$BIOS_FIRST" 92
 
@@ -62,7 +62,7 @@ esp=$disk@@$((ESP_FIRST * 512))
 mmd -i "$esp" ::/EFI ::/EFI/BOOT
 mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
 mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
-mcopy -i "$esp" out/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
+mcopy -i "$esp" /tmp/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
 
 # The node's own partition, empty.
 mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \
@@ -73,5 +73,5 @@ mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((DATA_SECTORS / 8))
 
-dd if="$disk" of=out/head bs=1M count=$((SLOT_A_FIRST / 2048)) 2>/dev/null
-dd if="$disk" of=out/tail bs=1M skip=$((NODE_FIRST / 2048)) 2>/dev/null
+dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) 2>/dev/null
+dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048)) 2>/dev/null

@@ -1,0 +1,3 @@
+"""What all nodes have: nothing."""
+
+group: dict[str, dict[str, object]] = {"roles": {}}
