@@ -21,6 +21,9 @@ sys.path.insert(0, str(UPDATER.parent))
 for path in sorted(UPDATER.glob("*.py")):
     import_module(f"{UPDATER.name}.{path.stem}")
 
+for name in ("hmac", "shutil", "string", "subprocess", "tomllib"):  # what sites are made of
+    import_module(name)
+
 for cached in Path("/usr/lib").rglob("__pycache__/*.pyc"):
     source, bytecode = Path(source_from_cache(str(cached))), cached.read_bytes()
     header = bytecode[:4] + HASHED_UNCHECKED + source_hash(source.read_bytes())

@@ -9,21 +9,22 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.errors import UserError
-from tasks.core.output import show_json
+from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, table
 
 
 @task(
     positional=["what"],
     help={
-        "what": "build: builds of all kinds; ram: memory used after login; update: an update",
+        "what": "build: all kinds; boot: until the login; ram: memory used then; update: an update",
         "times": "how often to measure; the median counts",
         "json": "print the figures as JSON",
     },
 )
 def bench(c: Context, what: str, times: int = 3, json: bool = False) -> None:
-    """Measure on this machine how fast builds are, or how much memory a node needs."""
+    """Measure on this machine builds, boots and updates, or the memory that a node needs."""
     kinds: dict[str, Callable[[Context, int, bool], None]] = {
+        "boot": _boot,
         "build": _build,
         "ram": _ram,
         "update": _update,
@@ -49,6 +50,19 @@ def _build(_context: Context, times: int, json: bool) -> None:
         ("build", "seconds", "of the tools alone"),
         [(t.what, f"{t.seconds:.2f}", f"{t.seconds / floor:.2f}") for t in timings],
     )
+
+
+def _boot(c: Context, _times: int, json: bool) -> None:
+    from tasks.benchmarks.boot import boot_figures
+
+    with Progress() as progress:
+        figures, apply_s = boot_figures(c, progress)
+    if json:
+        show_json({"boots": [asdict(figure) for figure in figures], "idle_apply_s": apply_s})
+        return
+    rows = [(one.what, f"{one.seconds:.1f}", f"{one.mib:.0f}") for one in figures]
+    table(("until the login", "seconds", "MiB"), rows)
+    say(f"an apply of the site that changes nothing: {apply_s:.2f} s")
 
 
 def _ram(c: Context, _times: int, json: bool) -> None:

@@ -63,6 +63,11 @@ def ram_usage(c: Context, progress: Progress) -> list[Usage]:
 def _measure(what: str, folder: Path, **hardware: Any) -> Usage:
     with Machine(BUILD / "disk.img", folder, memory_mib=MEMORY_MIB, **hardware) as machine:
         machine.wait_for_login(BOOT_TIMEOUT_S)
-        lines = machine.succeed("cat /proc/meminfo").splitlines()
+        return Usage(what, memory_used_mib(machine))
+
+
+def memory_used_mib(machine: Machine) -> float:
+    """MiB of a machine's memory that can't be used for anything else."""
+    lines = machine.succeed("cat /proc/meminfo").splitlines()
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return Usage(what, (kib["MemTotal"] - kib["MemAvailable"]) / 1024)
+    return (kib["MemTotal"] - kib["MemAvailable"]) / 1024

@@ -29,17 +29,22 @@ def try_site(disk: Path, node: str, stick: Path, archive: Path, folder: Path) ->
 
     Returns what was wrong with the site: nothing, if it went well. The log lies in `folder`.
     """
-    (folder / "site").mkdir(parents=True)
-    (folder / "site" / ARCHIVE).write_bytes(archive.read_bytes())
     try:
         with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
             machine.wait_for_login()
             machine.wait_until_succeeds("rc-service belay-gate status")
-            machine.attach_usb(folder / "site", STICK)
-            machine.succeed(_BRING)
+            bring_site(machine, archive, folder / "site")
             return _judge(machine, node)
     except MachineError as error:
         return f"the machine failed: {error}"
+
+
+def bring_site(machine: Machine, archive: Path, scratch: Path) -> None:
+    """Unpack a site on a machine, without a network; `scratch` becomes the stick that brings it."""
+    scratch.mkdir(parents=True)
+    (scratch / ARCHIVE).write_bytes(archive.read_bytes())
+    machine.attach_usb(scratch, STICK)
+    machine.succeed(_BRING)
 
 
 def _judge(machine: Machine, node: str) -> str:

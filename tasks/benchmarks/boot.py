@@ -1,0 +1,107 @@
+"""How long a boot takes until the login, and what is in memory then, beside Alpine as it comes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+
+from tasks.benchmarks.ram import memory_used_mib
+from tasks.build import build, plan_for
+from tasks.core.config import load_config
+from tasks.core.files import write_atomically
+from tasks.core.paths import BUILD, CACHE, LOGS
+from tasks.core.progress import Progress
+from tasks.disk.layout import layout
+from tasks.engines.engine import Job
+from tasks.releases.site import build_site
+from tasks.vm.machine import Machine
+from tasks.vm.site_trial import TREE, bring_site
+
+STOCK_SIZE_MIB = 512
+BOOT_TIMEOUT_S = 600
+NODE = "crag-1"  # of the example site: it has a web server
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Seconds from power-on to the login, and MiB that nothing else can use then."""
+
+    what: str
+    seconds: float
+    mib: float
+
+
+def boot_figures(c: Context, progress: Progress) -> tuple[list[Boot], float]:
+    """Boot in several ways, one after the other; and how long an apply takes that changes nothing.
+
+    Without firmware and GRUB, qemu loads the kernel itself: so Alpine as it comes can be booted in
+    the same way.
+    """
+    config = load_config()
+    build(c, "image", config)
+    plan = plan_for(config, ["image"], progress)
+    with tempfile.TemporaryDirectory(dir=CACHE) as name:
+        folder = Path(name)
+        stock = folder / "stock"
+        stock.mkdir()
+        job = Job(
+            "stock",
+            plan.root,
+            ("/bin/sh", "-eu", "in/script"),
+            stock,
+            {
+                "script": Path(__file__).with_name("stock.sh"),
+                **{name: (BUILD / name).resolve() for name in ("chroot.tar", "modules.tar")},
+            },
+            {"SIZE_MIB": str(STOCK_SIZE_MIB)},
+        )
+        plan.engine.run(job, LOGS / "bench-boot.log")
+        guid = layout(config)["slot-a"].guid
+        ours = f"{config.boot.cmdline} gpt belay.slot=a belay.partuuid={guid} belay.mode=good"
+        its = f"{config.boot.cmdline} root=/dev/vda rootfstype=ext4 modules=ext4"
+        image, direct = BUILD / "disk.img", BUILD / "initramfs"
+        figures = [
+            _boot("stock Alpine", stock / "disk.img", folder, _kernel(stock / "initramfs", its)),
+            _boot("Belay", image, folder, _kernel(direct, ours)),
+            _boot("Belay, BIOS and GRUB", image, folder, {"bios": True}),
+            _boot("Belay, UEFI and GRUB", image, folder, {}),
+        ]
+        return figures, _idle_apply(folder)
+
+
+def _kernel(initramfs: Path, cmdline: str) -> dict[str, Any]:
+    """Hardware whose firmware is given the kernel of the build."""
+    words = ("-kernel", str(BUILD / "vmlinuz"), "-initrd", str(initramfs), "-append", cmdline)
+    return {"bios": True, "extra": words}
+
+
+def _boot(what: str, image: Path, folder: Path, hardware: dict[str, Any]) -> Boot:
+    machine = Machine(image, folder / "machine", **hardware)
+    start = time.monotonic()
+    with machine:
+        machine.wait_for_console("login: ", BOOT_TIMEOUT_S)
+        seconds = time.monotonic() - start
+        machine.type("\n")
+        machine.wait_for_login()
+        return Boot(what, seconds, memory_used_mib(machine))
+
+
+def _idle_apply(folder: Path) -> float:
+    """Seconds that a second apply of the site takes on a node."""
+    archive = folder / "site.tgz"
+    write_atomically(archive, build_site())
+    with Machine(BUILD / "disk.img", folder / "machine", bios=True) as machine:
+        machine.wait_for_login(BOOT_TIMEOUT_S)
+        machine.wait_until_succeeds("rc-service belay-gate status")
+        bring_site(machine, archive, folder / "site")
+        machine.succeed(f"{TREE}/apply {NODE}")
+        machine.wait_until_succeeds(f"{TREE}/check {NODE}")
+        now = "cut -d' ' -f1 /proc/uptime"
+        said = machine.succeed(f"{now}; {TREE}/apply {NODE} >/tmp/said; {now}")
+        before, after = said.split()
+        return float(after) - float(before)
