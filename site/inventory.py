@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import tomllib
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A node: `roles` in the order in which they are applied; `values` are for templates."""
 
     name: str
-    roles: tuple[str, ...] = ()
-    values: dict[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...]
+    values: dict[str, str]
 
 
 def read_inventory(path: Path) -> dict[str, Node]:

@@ -1,19 +1,16 @@
 """What roles are made of. Each looks first, changes only what differs, and notes what it changed.
 
-It runs on a node with Python's standard library alone. The root of a node is volatile, so each boot
+It runs on a node with Python's standard library alone, and brings only what is used: on a small
+machine each import takes its time. The root of a node is volatile, so each boot
 applies everything; a second apply changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import string
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-
-from age import NotForUs, decrypt
 
 AGE_KEY = "run/belay/node/age.key"
 INSTALLED = "lib/apk/db/installed"
@@ -56,6 +53,8 @@ class Toolbox:
 
     def secret(self, name: str) -> bytes:
         """What `secrets/NODE/NAME.age` of the site holds, decrypted with the node's own key."""
+        from age import NotForUs, decrypt
+
         path = self.site / "secrets" / self.node / f"{name}.age"
         key = self.root / AGE_KEY
         try:
@@ -71,6 +70,8 @@ class Toolbox:
         if not target.exists() and not target.is_symlink():
             return False
         if target.is_dir() and not target.is_symlink():
+            import shutil
+
             shutil.rmtree(target)
         else:
             target.unlink()
@@ -122,6 +123,8 @@ class Toolbox:
         return True
 
     def _run(self, *words: str) -> None:
+        import subprocess
+
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             env={**os.environ, "LC_ALL": "C"},
