@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.core.config import load_config
+from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.output import say, show_json
@@ -115,48 +116,56 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
     It is applied twice, and the second time may change nothing, as seen from outside; then the
     site's own program `check` says whether the node does what it is for.
     """
-    import tomli
-
     from tasks.build import build as build_step
-    from tasks.nodes.identity import PRIVATE
-    from tasks.qemu import unpack_disk
     from tasks.releases.make import store_of
-    from tasks.releases.site import FOLDER, build_site
     from tasks.vm.site_trial import try_site
 
     config = load_config()
-    nodes = list(tomli.loads((FOLDER / "inventory.toml").read_text()).get("nodes", {}))
-    if node and node not in nodes:
-        raise UserError(f"inventory.toml has no node {node}; it has: {', '.join(nodes)}")
     build_step(c, "image", config)
     if c.config.run.dry:
         return
-    matrix: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch:
         folder = Path(scratch)
-        write_atomically(folder / "site.tgz", build_site())
         disks = {"tree": BUILD / "disk.img"}
         if versions := store_of(config).versions():
-            disks = {versions[-1]: folder / "release.img", **disks}
-            unpack_disk(config, versions[-1], folder / "release.img")
-        for name in [node] if node else nodes:
-            stick = PRIVATE / name
-            if not stick.is_dir():
-                stick = folder / name
-                stick.mkdir()
-                (stick / "name").write_text(f"{name}\n")
-            for release, disk in disks.items():
-                say(f"{name} on {release} ...")
-                place = folder / f"{name}-{release}"
-                wrong = try_site(disk, name, stick, folder / "site.tgz", place)
-                matrix.setdefault(name, {})[release] = wrong
+            disks = {versions[-1]: disk_of(config, versions[-1], folder), **disks}
+        matrix = try_site(disks, folder, node)
     if json:
         show_json(matrix)
-    for name, row in matrix.items():
-        for release, wrong in row.items():
-            say(f"{name:20} {release:12} {wrong or 'well'}")
+    for line in report(matrix):
+        say(line)
     if any(wrong for row in matrix.values() for wrong in row.values()):
         raise Exit(code=1)
+
+
+def disk_of(config: Config, version: str, folder: Path) -> Path:
+    """The disk image of a release, unpacked into `folder`."""
+    from tasks.qemu import unpack_disk
+
+    unpack_disk(config, version, folder / "release.img")
+    return folder / "release.img"
+
+
+def report(matrix: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What became of the site, one line for each node and release."""
+    return [
+        f"{name:20} {release:12} {wrong or 'well'}"
+        for name, row in matrix.items()
+        for release, wrong in row.items()
+    ]
+
+
+def require_tested(config: Config, version: str) -> None:
+    """Try the site on each node with a release. Raises UserError where one is not well."""
+    from tasks.vm.site_trial import try_site
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch:
+        folder = Path(scratch)
+        matrix = try_site({version: disk_of(config, version, folder)}, folder)
+    if any(row[version] for row in matrix.values()):
+        refused = f"so {version} is not published: tested in [publish] asks for that"
+        raise UserError("\n".join([*report(matrix), refused]))
 
 
 namespace = Collection(build, publish, secret, test)

@@ -62,7 +62,7 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
         ]
     )
     # Virtual machines take one processor each, and much longer than other tests.
-    everything = ["--numprocesses", "2", "--dist", "worksteal"]
+    everything = ["--numprocesses", "2", "--dist", "load", "--maxschedchunk", "1"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     _run_all([[*PYTHON, "pytest", *selection]])

@@ -46,6 +46,7 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from tasks.releases import publish
     from tasks.releases.keys import signer
     from tasks.releases.make import store_of, trusted_keys
+    from tasks.site import require_tested
     from updater.formats import version_key
     from updater.source import open_source
 
@@ -73,6 +74,8 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             "url in [update] of image.toml is where nodes will fetch it, and it is not set; "
             f"set it, or give --unverified: {UNVERIFIED}"
         )
+    if config.publish.tested:
+        require_tested(config, manifest.version)
     sign = signer(key)
     with Progress() as progress:
         size = publish.upload(files, target, progress)

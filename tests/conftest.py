@@ -22,6 +22,17 @@ InContainer = Callable[..., str]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that in the end no worker is alone with a long one."""
+    items.sort(key=_minutes, reverse=True)
+
+
+def _minutes(item: pytest.Item) -> float:
+    if mark := item.get_closest_marker("vm"):
+        return float(mark.kwargs.get("minutes", 1))
+    return 0.1 if item.get_closest_marker("container") else 0.0
+
+
 @pytest.fixture(scope="session")
 def artefacts() -> Path:
     """The folder `build/`, with everything in it up to date."""

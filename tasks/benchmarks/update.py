@@ -17,6 +17,7 @@ from pathlib import Path
 from invoke.context import Context
 from minisign import KeyPair
 
+from tasks.benchmarks import rauc
 from tasks.benchmarks.build import median_seconds
 from tasks.build import build
 from tasks.core.config import load_config
@@ -64,6 +65,7 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
                 memory = max(memory, _apply(folder / "node", url))
 
             applied = median_seconds(times, apply, fresh)
+            beside = _by_rauc(folder, url, progress, times) if rauc.is_installed() else []
     return [
         Figure("plain tools", plain, "s"),
         Figure("belay update", applied, "s"),
@@ -71,6 +73,19 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
         Figure("memory of belay update", memory / 1024, "MiB"),
         Figure("slot image", manifest.slot.size / 1e6, "MB"),
         Figure("to fetch", manifest.slot.blob.size / 1e6, "MB"),
+        *beside,
+    ]
+
+
+def _by_rauc(folder: Path, url: str, progress: Progress, times: int) -> list[Figure]:
+    progress.started("packing a bundle of RAUC")
+    rauc.make_bundle(folder / "rauc", BUILD / "slot.img", folder / "server")
+    progress.stopped("packing a bundle of RAUC")
+    figures = rauc.install_bundle(folder / "rauc", folder / "node", url, times)
+    return [
+        Figure("RAUC: fetch and install", figures.seconds, "s"),
+        Figure("RAUC: memory", figures.memory_mib, "MiB"),
+        Figure("RAUC: to fetch", figures.bundle_mb, "MB"),
     ]
 
 

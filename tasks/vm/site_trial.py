@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import tomli
+
+from tasks.core.errors import UserError
+from tasks.core.files import write_atomically
+from tasks.core.output import say
+from tasks.nodes.identity import PRIVATE
+from tasks.releases.site import FOLDER, build_site
 from tasks.vm.machine import Machine, MachineError
 
 APPLY_TIMEOUT_S = 300
@@ -24,7 +32,32 @@ _TOUCHED = (
 )
 
 
-def try_site(disk: Path, node: str, stick: Path, archive: Path, folder: Path) -> str:
+def try_site(disks: Mapping[str, Path], folder: Path, only: str = "") -> dict[str, dict[str, str]]:
+    """Try the site on each node of the inventory, or `only` one, with each disk of a release.
+
+    Returns for each node and release what was wrong. `folder` is for what that takes. Raises
+    UserError where there is no such node.
+    """
+    nodes = list(tomli.loads((FOLDER / "inventory.toml").read_text()).get("nodes", {}))
+    if only and only not in nodes:
+        raise UserError(f"inventory.toml has no node {only}; it has: {', '.join(nodes)}")
+    archive = folder / ARCHIVE
+    write_atomically(archive, build_site())
+    matrix: dict[str, dict[str, str]] = {}
+    for node in [only] if only else nodes:
+        stick = PRIVATE / node
+        if not stick.is_dir():
+            stick = folder / node
+            stick.mkdir()
+            (stick / "name").write_text(f"{node}\n")
+        for release, disk in disks.items():
+            say(f"{node} on {release} ...")
+            wrong = _try_one(disk, node, stick, archive, folder / f"{node}-{release}")
+            matrix.setdefault(node, {})[release] = wrong
+    return matrix
+
+
+def _try_one(disk: Path, node: str, stick: Path, archive: Path, folder: Path) -> str:
     """Boot `disk` as `node`, whose files are in `stick`, and apply the site twice.
 
     Returns what was wrong with the site: nothing, if it went well. The log lies in `folder`.

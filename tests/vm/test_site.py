@@ -125,17 +125,22 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
 
 
 def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
-    """On each node: one is well, and one changes something with each apply."""
+    """With the newest release and the tree. One with which a node isn't well isn't published."""
+    project.release("1.0.0")
+    done = project.run("site.test", "--node", "crag-1", "--json")
+    assert json.loads(done.stdout) == {"crag-1": {"1.0.0": "", "tree": ""}}, done.stderr
+
     roles = project.root / "site/roles.py"
     mark = "def web("
     harm = '    if node.name == "crag-2":\n        import time\n\n'
     harm += '        tools.file("/etc/stamp", str(time.time()))\n\n\n'
     roles.write_text(roles.read_text().replace(f"\n\n{mark}", f"{harm}{mark}"))
-    done = project.run("site.test", "--json")
-    assert done.returncode == 1 and done.stdout, done.stderr
-    matrix = json.loads(done.stdout)
-    assert matrix["crag-1"] == {"tree": ""}
-    assert matrix["crag-2"]["tree"].startswith("a second apply changed /etc")
+    (project.root / "site/inventory.toml").write_text("[nodes.crag-2]\n")
+    done = project.run("upload", "--channel", "stable", BELAY_PUBLISH_TESTED="true")
+    assert done.returncode == 1
+    assert "a second apply changed /etc" in done.stderr
+    assert "so 1.0.0 is not published: tested in [publish] asks for that" in done.stderr
+    assert not (project.www / "channels" / "stable").exists()
 
 
 def test_any_program_can_be_the_site(project: Project, tmp_path: Path) -> None:
