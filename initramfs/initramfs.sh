@@ -6,6 +6,7 @@
 #   in/init          what runs as PID 1
 #   in/features      features of our own
 #   in/packages      packages that the system hasn't got, with in/keys and $APK_OPTIONS; or nothing
+#   $PACKAGES        what the initramfs gets whole, words
 #   $FEATURES        words
 set -eu
 
@@ -17,13 +18,15 @@ tar -xf in/modules.tar -C "$base"
 cp -r in/features "$features"
 kernel=$(ls "$base/lib/modules")
 
-# More packages are a feature too: all files that come with them.
-if [ -d in/packages ]; then
+# More packages are a feature too: all files of theirs, and of those that they bring.
+if [ -n "$PACKAGES" ]; then
 	apk --root "$base" info -q | sort >/tmp/before
-	# shellcheck disable=SC2086 # words
-	apk --root "$base" $APK_OPTIONS add --force-non-repository in/packages/*.apk
+	if [ -d in/packages ]; then
+		# shellcheck disable=SC2086 # words
+		apk --root "$base" $APK_OPTIONS add --force-non-repository in/packages/*.apk
+	fi
 	apk --root "$base" info -q | sort >/tmp/after
-	for package in $(comm -13 /tmp/before /tmp/after); do
+	for package in $PACKAGES $(comm -13 /tmp/before /tmp/after); do
 		apk --root "$base" info -q -L "$package" | sed -n 's|^[^/].*|/&|p'
 	done >"$features/packages.files"
 	FEATURES="$FEATURES packages"

@@ -86,7 +86,6 @@ def initramfs(config: Config, packages: PackageSet) -> Step:
     folder = PROJECT / "initramfs"
     more = packages_beyond(packages, INITRAMFS)
     more_inputs = {"packages": more, "keys": Known(packages.keys, "")} if more else {}
-    options_of_apk = {"APK_OPTIONS": " ".join(options(config.alpine))} if more else {}
     return Step(
         name="initramfs",
         script=folder / "initramfs.sh",
@@ -97,7 +96,11 @@ def initramfs(config: Config, packages: PackageSet) -> Step:
             "features": folder / "features",
             **more_inputs,
         },
-        env={"FEATURES": " ".join(config.boot.features), **options_of_apk},
+        env={
+            "FEATURES": " ".join(config.boot.features),
+            "PACKAGES": " ".join(config.boot.packages),
+            "APK_OPTIONS": " ".join(options(config.alpine)),
+        },
         outputs=("initramfs",),
         finish=pack_initramfs,
     )

@@ -52,14 +52,17 @@ def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
 def test_the_initramfs_has_more_packages_whole_and_the_node_has_not(
     inv: Inv, in_container: InContainer
 ) -> None:
-    inv.succeeds("image", BELAY_BOOT_PACKAGES="curl")
+    """Those that the node has too are in it, as well."""
+    inv.succeeds("image", BELAY_BOOT_PACKAGES="curl sfdisk")
     ran = in_container(
         "mkdir /tmp/tree && cd /tmp/tree && gzip -dc /srv/in/initramfs | cpio -idm 2>/dev/null && "
-        "chroot . /usr/bin/curl --version; unsquashfs -l /srv/in/root | grep -c /curl || true",
+        "chroot . /sbin/sfdisk --version; chroot . /usr/bin/curl --version; "
+        "unsquashfs -l /srv/in/root | grep -c /curl || true",
         initramfs=inv.build / "initramfs",
         root=inv.build / "root.squashfs",
     )
-    assert ran.startswith("curl 8.")
+    assert ran.startswith("sfdisk from util-linux")
+    assert "\ncurl 8." in ran
     assert ran.endswith("\n0\n")
 
     said = inv.fails("initramfs", BELAY_BOOT_PACKAGES="curll")

@@ -15,7 +15,7 @@ from tasks.vm.machine import Machine
 from tasks.vm.netboot import SCRIPT, served, write_netboot
 from tests.container.test_apkovl import archive
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.vm(minutes=2)
 
 INSTALL_TIMEOUT_S = 180
 

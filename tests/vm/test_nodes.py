@@ -15,7 +15,7 @@ from tasks.vm.machine import Machine
 from tests.project import Project, free_port
 from tests.write_log import writes
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.vm(minutes=2)
 
 GATE = "rc-service belay-gate status"
 MIB = 1 << 20
@@ -175,6 +175,24 @@ def test_what_is_wrong_with_a_stick_is_said(
         machine.detach_usb()
         machine.succeed(garbage)
         assert "this node has no name" in machine.succeed(f"rm -r /run/belay/node; {again}")
+
+
+def test_a_stick_that_is_pulled_out_during_boot_stops_nothing(
+    disk_image: Path, tmp_path: Path
+) -> None:
+    """Before it was read, while, or after: that is a race; the node is well in any case."""
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "name").write_text("crag-9\n")
+    with Machine(disk_image, tmp_path / "machine", bios=True, usb=stick) as machine:
+        machine.wait_for_console("OpenRC .* is starting up")
+        machine.detach_usb("stick")
+        machine.wait_for_login()
+        machine.wait_until_succeeds(GATE)
+        status = machine.succeed("belay status")
+        assert ("node crag-9" in status) != ("this node has no name" in status)
+        assert "slot a: good, 8 tries left" in status
+        assert machine.fail("rc-status --crashed") == ""
 
 
 def test_an_overlay_archive_from_data_makes_the_system(project: Project, tmp_path: Path) -> None:

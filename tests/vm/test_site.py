@@ -16,7 +16,7 @@ from tasks.core.paths import PROJECT
 from tasks.vm.machine import Machine
 from tests.project import Project, free_port, nginx
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.vm(minutes=5)
 
 GATE = "rc-service belay-gate status"
 SITE_TIMEOUT_S = 180
@@ -105,10 +105,11 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         assert "nothing new" in machine.succeed("belay site")
 
         # One that fills the disk is left too; the node can be reached, and its owner makes room.
-        publish(project, "0.3.0", "subprocess.run('cat /dev/zero >/data/fill', shell=True)")
+        fill = "for n in 1 2 3; do cat /dev/zero >/data/fill$n; sync; done"
+        publish(project, "0.3.0", f"subprocess.run('{fill}', shell=True)")
         machine.type("belay pull\n")
         wait_until_left(machine, "0.3.0", "check 20-data failed")
-        machine.succeed("rm /data/fill")
+        machine.succeed("rm /data/fill*")
 
         # Power is lost while one is tried.
         publish(project, "0.4.0", "subprocess.run(['sleep', '9999'])")

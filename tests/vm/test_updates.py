@@ -15,7 +15,7 @@ from tests.project import Published
 from tests.write_log import writes
 from updater.grubenv import BAD, BootState, SlotState
 
-pytestmark = pytest.mark.vm
+pytestmark = pytest.mark.vm(minutes=6)
 
 UPDATE_TIMEOUT_S = 300
 GATE = "rc-service belay-gate status"
