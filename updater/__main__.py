@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     pull_.set_defaults(to="", reinstall=False, again=False, reboot=True)
     for one in (check_, update_, pull_):
         one.add_argument(
-            "--from", dest="place", default="", help="a URL or a folder to take it from"
+            "--from", dest="place", default="", help="a URL, a folder or a tar to take it from"
         )
     update_.add_argument("--to", default="", metavar="VERSION", help="this release")
     update_.add_argument("--reinstall", action="store_true", help="the running release once more")

@@ -1,11 +1,12 @@
-"""Where releases come from: a web server, or a folder such as that of a USB stick.
+"""Where releases come from: a web server, a folder such as that of a USB stick, or a tar of one.
 
-Both have the same files under the same names. What comes from here is bounded in size and time, and
+All have the same files under the same names. What comes from here is bounded in size and time, and
 not trusted: that is for those who read it.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import ssl
@@ -40,12 +41,14 @@ class Source(Protocol):
 
 
 def open_source(place: str, limit: int = 0, sleep: Callable[[float], None] = time.sleep) -> Source:
-    """The source at a URL or in a folder. `limit` bounds the bytes a second of a server; 0: no."""
+    """The source at a URL, in a folder or a tar. `limit`: bytes a second of a server; 0: none."""
     if place.startswith(("http://", "https://")):
         return Server(place, limit, sleep)
     if Path(place).is_dir():
         return Folder(Path(place))
-    raise UpdateError(f"{place}: wanted a URL like https://example.org/belay, or a folder")
+    if Path(place).is_file():
+        return Archive(Path(place))
+    raise UpdateError(f"{place}: wanted a URL like https://example.org/belay, a folder or a tar")
 
 
 class Folder:
@@ -54,34 +57,66 @@ class Folder:
     remote = False
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.name = str(folder)
+
+    def _place(self, path: str) -> tuple[Path, int, int]:
+        """The file that holds `path`: the file, where in it that begins, its size."""
+        file = Path(self.name, path)
+        return file, 0, file.stat().st_size
 
     def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
         """See Source.get."""
-        try:
-            with (self.folder / path).open("rb") as file:
-                data = file.read(most + 1)
-        except OSError as error:
-            raise Unreachable(f"{self.folder / path}: {error.strerror}") from None
-        if len(data) > most:
+        if self._size(path) > most:
             raise _too_large(path, most)
-        return data, ""
+        return b"".join(self.stream(path, 0, self._size(path))), ""
+
+    def _size(self, path: str) -> int:
+        try:
+            return self._place(path)[2]
+        except OSError as error:
+            raise Unreachable(f"{self.name}/{path}: {error.strerror}") from None
 
     def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
         """See Source.stream."""
         try:
-            with (self.folder / path).open("rb") as file:
-                file.seek(offset)
-                while size and (data := file.read(min(size, PIECE))):
+            place, begin, there = self._place(path)
+            left = min(size, there - offset)
+            with place.open("rb") as file:
+                file.seek(begin + offset)
+                while left > 0 and (data := file.read(min(left, PIECE))):
+                    left -= len(data)
                     size -= len(data)
                     yield data
                     # A stick's bytes are read once: they needn't stay in memory.
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise Unreachable(f"{self.folder / path}: {error.strerror}") from None
+            raise Unreachable(f"{self.name}/{path}: {error.strerror}") from None
         if size:
-            raise Unreachable(f"{self.folder / path} ends {size} bytes too early")
+            raise Unreachable(f"{self.name}/{path} ends {size} bytes too early")
+
+
+class Archive(Folder):
+    """Releases in one file: a tar of such a folder, not compressed."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises UpdateError where it is none."""
+        import tarfile
+
+        super().__init__(file)
+        try:
+            with tarfile.open(file, "r:") as tar:
+                self._places = {
+                    member.name.removeprefix("./"): (file, member.offset_data, member.size)
+                    for member in tar
+                    if member.isreg() and not member.issparse()
+                }
+        except (tarfile.TarError, OSError) as error:
+            raise UpdateError(f"{file} is no tar, or is compressed or damaged: {error}") from None
+
+    def _place(self, path: str) -> tuple[Path, int, int]:
+        if path not in self._places:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self._places[path]
 
 
 class Server:

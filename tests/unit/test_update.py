@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import http.server
 import lzma
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -50,6 +52,36 @@ def test_a_folder_is_as_good_as_a_server(publisher: Publisher, node: FileNode) -
     manifest = publisher.publish("1.1.0")
     node.update(str(publisher.store.folder))
     assert node.holds("b", manifest, publisher)
+
+
+def packed(publisher: Publisher, mode: Literal["w:", "w:gz"]) -> Path:
+    """What the server has, in one file."""
+    file = publisher.store.folder.with_suffix(".tar")
+    with tarfile.open(file, mode=mode) as tar:
+        tar.add(publisher.store.folder, ".")
+    return file
+
+
+def test_one_file_is_as_good_as_a_folder(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    node.update(str(packed(publisher, "w:")))
+    assert node.holds("b", manifest, publisher)
+
+
+def test_a_damaged_file_is_refused_and_an_honest_one_taken(
+    publisher: Publisher, node: FileNode
+) -> None:
+    publisher.publish("1.1.0")
+    with pytest.raises(UpdateError, match=r"\.tar is no tar, or is compressed or damaged"):
+        node.update(str(packed(publisher, "w:gz")))
+    file = packed(publisher, "w:")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UpdateError):
+        node.update(str(file))
+    assert node.boot.read().slots["b"].state != TRIAL
+    file.write_bytes(whole)
+    node.update(str(file))
 
 
 def test_nothing_new_is_one_small_request(publisher: Publisher, node: FileNode) -> None:
