@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.alpine import container, on_hand
-from tasks.alpine.lock import Lock, read_lock, write_lock
+from tasks.alpine.lock import Lock, lock_file, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
 from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
 from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD, LOCK_FILE
+from tasks.core.paths import BUILD
 from tasks.core.progress import Progress, human_size
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
@@ -35,13 +34,6 @@ def worlds(config: Config) -> dict[str, World]:
         if more:
             wanted[world] = (source, (*system_world(config), *more))
     return wanted
-
-
-def lock_file(config: Config) -> Path:
-    """`apk.lock`; for a release other than that of image.toml a file of its own beside it."""
-    if config.alpine.release == load_config(environ={}).alpine.release:
-        return LOCK_FILE
-    return LOCK_FILE.with_name(f"{LOCK_FILE.stem}-{config.alpine.release}{LOCK_FILE.suffix}")
 
 
 def locked(

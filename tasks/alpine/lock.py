@@ -14,8 +14,10 @@ from typing import Any
 
 import tomli
 
+from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
+from tasks.core.paths import LOCK_FILE
 
 HEADER = """\
 # The exact packages of a build: made by `./inv lock`, read by everything else. Keep it in git.
@@ -84,6 +86,13 @@ def _toml(value: Any) -> str:
 def write_lock(path: Path, lock: Lock) -> None:
     """Write the file, whole or not at all."""
     write_atomically(path, render(lock).encode())
+
+
+def lock_file(config: Config) -> Path:
+    """`apk.lock`; for a release other than that of image.toml a file of its own beside it."""
+    if config.alpine.release == load_config(environ={}).alpine.release:
+        return LOCK_FILE
+    return LOCK_FILE.with_name(f"{LOCK_FILE.stem}-{config.alpine.release}{LOCK_FILE.suffix}")
 
 
 def read_lock(path: Path) -> Lock | None:

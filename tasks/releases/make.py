@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from tasks.alpine.lock import lock_file
 from tasks.core.config import Config
 from tasks.core.errors import UserError
-from tasks.core.paths import BUILD, LOCK_FILE, PROJECT
+from tasks.core.paths import BUILD, PROJECT
 from tasks.disk.table import read_table
 from tasks.releases.changes import changes, versions
 from tasks.releases.chunks import write_slot, write_xz
@@ -89,7 +90,7 @@ def make_release(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / PARTS_LIST).write_text(parts_list)
-        (folder / LOCK).write_bytes(LOCK_FILE.read_bytes())
+        (folder / LOCK).write_bytes(lock_file(config).read_bytes())
         if old := release_before(store, manifest.version):
             found = changes(
                 summary(store, old),

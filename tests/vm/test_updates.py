@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -36,8 +37,17 @@ def holds(disk: Path, slot: str, image: Path, at: int = 0, size: int = -1) -> bo
         return file.read(len(data)) == data
 
 
+def has_lock_of(published: Published, version: str, alpine: str) -> bool:
+    """Whether a release holds the lock of this Alpine."""
+    store = published.project.store
+    manifest = json.loads((store / "releases" / version / "manifest.json").read_text())
+    lock = (store / "blobs" / manifest["files"]["apk.lock"]["sha256"]).read_text()
+    return f'"alpine-release" = ["{alpine}-r' in lock
+
+
 def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: Path) -> None:
     """With a power cut in the middle; then a bad release from a stick, which the node leaves."""
+    assert has_lock_of(published, "1.0.0", "3.23.5") and has_lock_of(published, "1.1.0", "3.23.6")
     log = tmp_path / "writes"
     image = published.slots["1.1.0"]
     with Machine(published.first_disk, tmp_path / "machine", write_log=log) as machine:
