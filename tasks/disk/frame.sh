@@ -73,5 +73,11 @@ mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((DATA_SECTORS / 8))
 
-dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) 2>/dev/null
-dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048)) 2>/dev/null
+# dd's figures are of no use, its errors are: a full disk.
+{
+	dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) &&
+		dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048))
+} 2>/tmp/said || {
+	cat /tmp/said >&2
+	exit 1
+}
