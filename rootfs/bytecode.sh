@@ -10,7 +10,8 @@ tar -xf in/chroot.tar -C "$root"
 mkdir -p "$root/usr/lib/belay/updater"
 cp in/updater/*.py "$root/usr/lib/belay/updater/"
 cp in/bytecode.py "$root/tmp/"
-chroot "$root" /usr/bin/python3 -I -S /tmp/bytecode.py | sort >/tmp/files
+chroot "$root" /usr/bin/python3 -I -S /tmp/bytecode.py >/tmp/unsorted
+sort /tmp/unsorted >/tmp/files
 cd "$root"
 xargs touch -d @0 </tmp/files
 xargs chmod 644 </tmp/files

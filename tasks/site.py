@@ -118,9 +118,9 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
     """
     from tasks.build import build as build_step
     from tasks.releases.make import store_of
-    from tasks.vm.site_trial import try_site
+    from tasks.vm.site_trial import nodes_of_site, try_site
 
-    config = load_config()
+    config, nodes = load_config(), nodes_of_site(node)
     build_step(c, "image", config)
     if c.config.run.dry:
         return
@@ -129,7 +129,7 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
         disks = {"tree": BUILD / "disk.img"}
         if versions := store_of(config).versions():
             disks = {versions[-1]: disk_of(config, versions[-1], folder), **disks}
-        matrix = try_site(disks, folder, node)
+        matrix = try_site(disks, nodes, folder)
     if json:
         show_json(matrix)
     for line in report(matrix):
@@ -157,12 +157,13 @@ def report(matrix: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 def require_tested(config: Config, version: str) -> None:
     """Try the site on each node with a release. Raises UserError where one is not well."""
-    from tasks.vm.site_trial import try_site
+    from tasks.vm.site_trial import nodes_of_site, try_site
 
+    nodes = nodes_of_site()
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch:
         folder = Path(scratch)
-        matrix = try_site({version: disk_of(config, version, folder)}, folder)
+        matrix = try_site({version: disk_of(config, version, folder)}, nodes, folder)
     if any(row[version] for row in matrix.values()):
         refused = f"so {version} is not published: tested in [publish] asks for that"
         raise UserError("\n".join([*report(matrix), refused]))

@@ -66,15 +66,13 @@ class Folder:
 
     def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
         """See Source.get."""
-        if self._size(path) > most:
-            raise _too_large(path, most)
-        return b"".join(self.stream(path, 0, self._size(path))), ""
-
-    def _size(self, path: str) -> int:
         try:
-            return self._place(path)[2]
+            _, _, size = self._place(path)
         except OSError as error:
             raise Unreachable(f"{self.name}/{path}: {error.strerror}") from None
+        if size > most:
+            raise _too_large(path, most)
+        return b"".join(self.stream(path, 0, size)), ""
 
     def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
         """See Source.stream."""

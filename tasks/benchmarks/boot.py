@@ -10,14 +10,14 @@ from typing import Any
 
 from invoke.context import Context
 
-from tasks.benchmarks.ram import memory_used_mib
+from tasks.benchmarks.ram import memory_used_mib, with_kernel
+from tasks.benchmarks.script import built, run_script
 from tasks.build import build, plan_for
 from tasks.core.config import load_config
 from tasks.core.files import write_atomically
-from tasks.core.paths import BUILD, CACHE, LOGS
+from tasks.core.paths import BUILD, CACHE
 from tasks.core.progress import Progress
 from tasks.disk.layout import layout
-from tasks.engines.engine import Job
 from tasks.releases.site import build_site
 from tasks.vm.machine import Machine
 from tasks.vm.site_trial import TREE, bring_site
@@ -49,35 +49,21 @@ def boot_figures(c: Context, progress: Progress) -> tuple[list[Boot], float]:
         folder = Path(name)
         stock = folder / "stock"
         stock.mkdir()
-        job = Job(
-            "stock",
-            plan.root,
-            ("/bin/sh", "-eu", "in/script"),
-            stock,
-            {
-                "script": Path(__file__).with_name("stock.sh"),
-                **{name: (BUILD / name).resolve() for name in ("chroot.tar", "modules.tar")},
-            },
-            {"SIZE_MIB": str(STOCK_SIZE_MIB)},
-        )
-        plan.engine.run(job, LOGS / "bench-boot.log")
+        inputs = built("chroot.tar", "modules.tar")
+        run_script(plan, "stock", stock, inputs, {"SIZE_MIB": str(STOCK_SIZE_MIB)})
         guid = layout(config)["slot-a"].guid
         ours = f"{config.boot.cmdline} gpt belay.slot=a belay.partuuid={guid} belay.mode=good"
         its = f"{config.boot.cmdline} root=/dev/vda rootfstype=ext4 modules=ext4"
         image, direct = BUILD / "disk.img", BUILD / "initramfs"
         figures = [
-            _boot("stock Alpine", stock / "disk.img", folder, _kernel(stock / "initramfs", its)),
-            _boot("Belay", image, folder, _kernel(direct, ours)),
+            _boot(
+                "stock Alpine", stock / "disk.img", folder, with_kernel(stock / "initramfs", its)
+            ),
+            _boot("Belay", image, folder, with_kernel(direct, ours)),
             _boot("Belay, BIOS and GRUB", image, folder, {"bios": True}),
             _boot("Belay, UEFI and GRUB", image, folder, {}),
         ]
         return figures, _idle_apply(folder)
-
-
-def _kernel(initramfs: Path, cmdline: str) -> dict[str, Any]:
-    """Hardware whose firmware is given the kernel of the build."""
-    words = ("-kernel", str(BUILD / "vmlinuz"), "-initrd", str(initramfs), "-append", cmdline)
-    return {"bios": True, "extra": words}
 
 
 def _boot(what: str, image: Path, folder: Path, hardware: dict[str, Any]) -> Boot:

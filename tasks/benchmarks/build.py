@@ -10,22 +10,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.alpine.apk import options
+from tasks.benchmarks.script import run_script
 from tasks.build import Plan, plan_for
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import remove_tree
 from tasks.core.host import require_program
-from tasks.core.paths import CACHE, LOCK_FILE, LOGS, PROJECT
+from tasks.core.paths import CACHE, LOCK_FILE, PROJECT
 from tasks.core.progress import Progress
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.engines.docker_engine import Docker
-from tasks.engines.engine import Job
 
-HERE = Path(__file__).parent
 ADDED_PACKAGE = "dosfstools"
 FLOOR = "the tools alone"
 
@@ -86,13 +85,11 @@ def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) ->
     """Run a script of this folder on what goes into a build."""
     system = plan.steps["chroot"].paths(Path())
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        job = Job(
+        run_script(
+            replace(plan, engine=Bubblewrap()),
             name,
-            plan.root,
-            ("/bin/sh", "-eu", "in/script"),
             out or Path(folder),
             {
-                "script": HERE / f"{name}.sh",
                 "packages": system["packages"],
                 "keys": system["keys"],
                 "init": PROJECT / "initramfs" / "init",
@@ -105,7 +102,6 @@ def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) ->
                 "DATA_MIB": str(config.disk.data_mib),
             },
         )
-        Bubblewrap().run(job, LOGS / f"bench-{name}.log")
 
 
 def _make_iso(plan: Plan, config: Config) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from invoke.context import Context
 
+from tasks.benchmarks.script import built, run_script
 from tasks.build import build, plan_for
 from tasks.core.config import load_config
-from tasks.core.paths import BUILD, CACHE, LOGS
+from tasks.core.paths import BUILD, CACHE
 from tasks.core.progress import Progress
-from tasks.engines.engine import Job
 from tasks.vm.machine import Machine
 
 MEMORY_MIB = 2048
@@ -35,28 +35,11 @@ def ram_usage(c: Context, progress: Progress) -> list[Usage]:
     plan = plan_for(config, ["image"], progress)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
-        names = ("root.squashfs", "modloop.squashfs")
-        job = Job(
-            "ram",
-            plan.root,
-            ("/bin/sh", "-eu", "in/script"),
-            folder,
-            {
-                "script": Path(__file__).with_name("ram.sh"),
-                **{name: (BUILD / name).resolve() for name in names},
-            },
-        )
-        plan.engine.run(job, LOGS / "bench-ram.log")
-        kernel = ("-kernel", str(BUILD / "vmlinuz"), "-initrd", str(folder / "initramfs"))
-        command_line = ("-append", f"{config.boot.cmdline} rdinit=/sbin/init")
+        run_script(plan, "ram", folder, built("root.squashfs", "modloop.squashfs"), {})
+        kernel = with_kernel(folder / "initramfs", f"{config.boot.cmdline} rdinit=/sbin/init")
         return [
             _measure("as built", folder / "built"),
-            _measure(
-                "everything in the initramfs",
-                folder / "initramfs-only",
-                bios=True,
-                extra=(*kernel, *command_line),
-            ),
+            _measure("everything in the initramfs", folder / "initramfs-only", **kernel),
         ]
 
 
@@ -64,6 +47,12 @@ def _measure(what: str, folder: Path, **hardware: Any) -> Usage:
     with Machine(BUILD / "disk.img", folder, memory_mib=MEMORY_MIB, **hardware) as machine:
         machine.wait_for_login(BOOT_TIMEOUT_S)
         return Usage(what, memory_used_mib(machine))
+
+
+def with_kernel(initramfs: Path, cmdline: str) -> dict[str, Any]:
+    """A machine whose firmware is given the kernel of the build, as `Machine` takes it."""
+    words = ("-kernel", str(BUILD / "vmlinuz"), "-initrd", str(initramfs), "-append", cmdline)
+    return {"bios": True, "extra": words}
 
 
 def memory_used_mib(machine: Machine) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tomli
@@ -32,19 +32,26 @@ _TOUCHED = (
 )
 
 
-def try_site(disks: Mapping[str, Path], folder: Path, only: str = "") -> dict[str, dict[str, str]]:
-    """Try the site on each node of the inventory, or `only` one, with each disk of a release.
-
-    Returns for each node and release what was wrong. `folder` is for what that takes. Raises
-    UserError where there is no such node.
-    """
+def nodes_of_site(only: str = "") -> list[str]:
+    """The nodes of the inventory, or `only` one of them. Raises UserError where there is none."""
     nodes = list(tomli.loads((FOLDER / "inventory.toml").read_text()).get("nodes", {}))
-    if only and only not in nodes:
-        raise UserError(f"inventory.toml has no node {only}; it has: {', '.join(nodes)}")
+    if not nodes or (only and only not in nodes):
+        wanted = f"no node {only}; it has: {', '.join(nodes)}" if only else "no nodes"
+        raise UserError(f"{FOLDER / 'inventory.toml'} has {wanted}")
+    return [only] if only else nodes
+
+
+def try_site(
+    disks: Mapping[str, Path], nodes: Sequence[str], folder: Path
+) -> dict[str, dict[str, str]]:
+    """Try the site on nodes of the inventory, with each disk of a release.
+
+    Returns for each node and release what was wrong. `folder` is for what that takes.
+    """
     archive = folder / ARCHIVE
     write_atomically(archive, build_site())
     matrix: dict[str, dict[str, str]] = {}
-    for node in [only] if only else nodes:
+    for node in nodes:
         stick = PRIVATE / node
         if not stick.is_dir():
             stick = folder / node
