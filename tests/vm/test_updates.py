@@ -12,7 +12,7 @@ from tasks.core.files import copy_sparse
 from tasks.disk.boot_state import read_boot_state
 from tasks.disk.table import Place, read_table
 from tasks.vm.machine import Machine
-from tests.project import Published
+from tests.project import Project, Published
 from tests.write_log import writes
 from updater.grubenv import BAD, BootState, SlotState
 
@@ -79,7 +79,8 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
         assert machine.succeed("belay check") == "release 1.1.0 is running already\n"
 
-        machine.attach_usb(stick_with_broken_service(published, tmp_path), "BELAYUPDATE")
+        stick, broken = stick_with_broken_service(published.project, tmp_path)
+        machine.attach_usb(stick, "BELAYUPDATE")
         machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
         machine.wait_for_console("not running: broken")
         machine.wait_for_console("belay: booting slot b .good.")
@@ -89,34 +90,35 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         assert "release 1.2.0 was left: check 10-services failed" in said
         assert "not running: broken" in said
         copy_sparse(machine.disk, tmp_path / "at the end")
-    every_moment_was_safe(published, log, tmp_path)
+    slots = [*published.slots.values(), broken]
+    every_moment_was_safe(published.first_disk, slots, log, tmp_path)
 
 
-def stick_with_broken_service(published: Published, folder: Path) -> Path:
-    """A stick with release 1.2.0, in which a service fails."""
-    project = published.project
+def stick_with_broken_service(project: Project, folder: Path) -> tuple[Path, Path]:
+    """A stick with release 1.2.0, in which a service fails; and the slot image of that release."""
     service = project.root / "rootfs/overlay/etc/init.d/broken"
     service.write_text("#!/sbin/openrc-run\nstart() {\n\tewarn out of luck\n\treturn 1\n}\n")
     service.chmod(0o755)
     with (project.root / "rootfs/services").open("a") as services:
         services.write("default broken\n")
-    published.slots["1.2.0"] = project.release("1.2.0")
+    own_store = {"BELAY_STORE": str(folder / "store")}  # other tests find no 1.2.0 in theirs
+    slot = project.release("1.2.0", **own_store)
     project.git("reset", "-q", "--hard", "HEAD~1")
     stick = folder / "stick"
-    project.inv("upload", "--channel", "stable", "--to", str(stick), "--unverified")
-    for blob in (stick / "blobs").iterdir():
-        if blob.stat().st_size > published.packed("1.2.0"):
-            blob.unlink()  # the disk image: no node wants it
-    return stick
+    words = ("upload", "--channel", "stable", "--to", str(stick), "--unverified")
+    project.inv(*words, **own_store)
+    blobs = (stick / "blobs").iterdir()
+    max(blobs, key=lambda blob: blob.stat().st_size).unlink()  # the disk: no node wants it
+    return stick, slot
 
 
-def every_moment_was_safe(published: Published, log: Path, folder: Path) -> None:
+def every_moment_was_safe(first_disk: Path, slots: list[Path], log: Path, folder: Path) -> None:
     """Had power been lost after any write whatsoever, a whole release would have booted."""
     disk = folder / "replayed"
-    shutil.copy(published.first_disk, disk)
+    shutil.copy(first_disk, disk)
     places = {name: place_of(disk, f"slot-{name}") for name in ("a", "b")}
     esp = place_of(disk, "esp")
-    releases = [path.read_bytes() for path in published.slots.values()]
+    releases = [path.read_bytes() for path in slots]
     slot, whole, booted, count = "a", {"a"}, {"a"}, 0
     with disk.open("r+b") as file:
         for write in writes(log):
