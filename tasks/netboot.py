@@ -26,18 +26,26 @@ def build_netboot(c: Context, config: Config) -> bool:
 @task(
     help={
         "url": "where machines will find the files, such as http://192.168.1.2:8080",
+        "tag": "serve the release of this tag, such as v1.2.3, instead of the tree as it is",
         "serve": "serve them, at this port of all of this machine's addresses, until Ctrl-C",
     }
 )
-def netboot(c: Context, url: str, serve: int = 0) -> None:
+def netboot(c: Context, url: str, tag: str = "", serve: int = 0) -> None:
     """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
-    from tasks.vm.netboot import SCRIPT, served, write_netboot
+    from tasks.releases.make import config_of_tag, store_of, trusted_keys
+    from tasks.vm.netboot import SCRIPT, require_slot, served, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")
     config = load_config()
+    manifest = None
+    if tag:
+        config = config_of_tag(config, tag)
+        manifest = store_of(config).manifest(config.os.version, trusted_keys())
     if not build_netboot(c, config):
         return
+    if manifest:
+        require_slot(manifest)
     url = url.rstrip("/")
     write_netboot(FOLDER, url, config.boot.cmdline)
     say(f"{FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")

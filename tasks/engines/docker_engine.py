@@ -14,7 +14,8 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,10 +29,13 @@ from tasks.engines.engine import BASE_ENV, Job
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
+    from docker.models.images import Image
 
 LABEL = "belay.job"
 ANSWER_WITHIN_S = 5
 COPY_SIZE = 1 << 20
+DAY_S = 24 * 3600
+UNUSED_AFTER_S = 30 * DAY_S
 CREATED = "1970-01-01T00:00:00Z"  # of every image: its id is to depend on its content alone
 
 
@@ -156,9 +160,12 @@ class Docker:
         name = self._image_name(root)
         with only_one(name.replace(":", "-")):
             try:
-                self.client.images.get(name)
+                image = self.client.images.get(name)
             except ImageNotFound:
-                self.client.images.load(_image_archive(root, name))
+                _remove_unused_images(self.client)
+                (image,) = self.client.images.load(_image_archive(root, name))
+            if _unused_s(image) > DAY_S:
+                image.tag(name)  # the daemon notes when
         return name
 
 
@@ -183,6 +190,22 @@ def _remove_abandoned(client: DockerClient) -> None:
     for container in client.containers.list(all=True, filters={"label": LABEL}, sparse=True):
         if time.time() - container.attrs["Created"] > ABANDONED_AFTER_S:
             container.remove(force=True, v=True)
+
+
+def _remove_unused_images(client: DockerClient) -> None:
+    """Remove the images of roots with which nobody has built for long."""
+    from docker.errors import APIError
+
+    for image in client.images.list("belay"):
+        if _unused_s(image) > UNUSED_AFTER_S:
+            with suppress(APIError):  # a container has it
+                client.images.remove(image.id)
+
+
+def _unused_s(image: Image) -> float:
+    """For how many seconds an image hasn't got its name again."""
+    noted = datetime.fromisoformat(image.attrs["Metadata"]["LastTagTime"][:19] + "+00:00")
+    return (datetime.now(timezone.utc) - noted).total_seconds()
 
 
 def _archive_of_inputs(job: Job) -> bytes:

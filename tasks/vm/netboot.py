@@ -15,10 +15,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tasks.alpine.initramfs import NET_INITRAMFS
+from tasks.core.errors import UserError
 from tasks.core.files import sha256_of, write_atomically
 from tasks.core.paths import BUILD
 from tasks.disk.layout import PANIC_S
 from tasks.disk.table import read_table
+from updater.formats import Manifest
 
 SCRIPT = "boot.ipxe"
 FILES = {"vmlinuz": "vmlinuz", "initramfs": NET_INITRAMFS, "slot.img": "slot.img"}
@@ -51,6 +53,17 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
         "boot",
     ]
     write_atomically(folder / SCRIPT, "".join(f"{line}\n" for line in lines).encode())
+
+
+def require_slot(manifest: Manifest) -> None:
+    """Raise UserError unless the slot image in `build/` is the one that a signed manifest names."""
+    slot = BUILD / "slot.img"
+    if (found := sha256_of(slot)) != manifest.slot.sha256:
+        raise UserError(
+            f"{slot} has the SHA-256 {found}, and release {manifest.version} has "
+            f"{manifest.slot.sha256}: it was built with another config; "
+            "take away what BELAY_... in the environment changes"
+        )
 
 
 def frame_of(image: Path) -> bytes:

@@ -209,6 +209,23 @@ def test_what_a_killed_build_left_long_ago_is_removed(
     assert left_behind(Docker()) == []
 
 
+def test_roots_that_nobody_builds_with_leave_the_daemon(
+    docker_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with own_daemon() as host:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        engine = Docker()
+        names = []
+        for place, unused_after_s in ("old", 60), ("new", 60), ("newest", -60):
+            root = tmp_path / place
+            root.mkdir()
+            (root / "what").write_text(place)
+            monkeypatch.setattr(docker_engine, "UNUSED_AFTER_S", unused_after_s)
+            names.append(engine._image(root))
+            found = [tag for image in engine.client.images.list("belay") for tag in image.tags]
+            assert sorted(found) == sorted(names if unused_after_s > 0 else names[-1:])
+
+
 def test_without_a_daemon_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     with pytest.raises(UserError, match=r'no docker daemon answers: .*engine = "bubblewrap"'):

@@ -78,6 +78,22 @@ def test_a_release_never_changes(project: Project) -> None:
     assert "release 1.1.0 exists already" in refused(project, "release", "--tag", "v1.1.0")
 
 
+def test_machines_without_a_disk_get_what_a_signed_manifest_names(project: Project) -> None:
+    netboot = ("netboot", "--url", "http://crag", "--tag")
+    project.commit("v7.2.0")
+    assert "there is no release 7.2.0" in refused(project, *netboot, "v7.2.0")
+    project.git("checkout", "-q", "v1.1.0")
+    try:
+        project.inv(*netboot, "v1.1.0")
+        other = refused(project, *netboot, "v1.1.0", BELAY_UPDATE_BOOT_S="77")
+    finally:
+        project.git("checkout", "-q", "-")
+    manifest = json.loads((project.www / "releases/1.1.0/manifest.json").read_text())
+    script = (project.build / "netboot/boot.ipxe").read_text()
+    assert f" belay.sha256={manifest['slot']['sha256']} " in script
+    assert "it was built with another config" in other
+
+
 def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
     upload = ("upload", "--channel", "beta", "--to", str(tmp_path), "--unverified")
     assert "wrong password" in refused(project, *upload, BELAY_PASSPHRASE="wrong")
