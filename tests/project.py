@@ -64,7 +64,7 @@ class Project:
     def run(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.root / "inv", *words], env={**self.env, **env}, cwd=self.root,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=1800,
         )  # fmt: skip
 
     def commit(self, tag: str) -> None:
@@ -89,7 +89,7 @@ def _cache_with_results_apart(place: Path) -> Path:
     """A cache that has all that the user's has; but the gigabytes that are made go to `place`."""
     results = place / "results"
     results.mkdir(parents=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
+    (CACHE / "chunks").mkdir(parents=True, exist_ok=True)  # packed once for all tests
     for path in CACHE.iterdir():
         if path.name not in ("results", "locks"):
             (place / path.name).symlink_to(path)

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from updater import gate
-from updater.boottime import boot_spans
 from updater.errors import Unreachable, UpdateError
 from updater.formats import VERSION, Manifest, version_key
 from updater.grubenv import TRIAL
 from updater.memory import Memory
 from updater.node import Node, find_node
-from updater.source import open_source
-from updater.update import Updater
+
+if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
+    from updater.update import Updater
 
 LOCK = "run/belay/lock"
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
@@ -246,6 +246,8 @@ def install(options: argparse.Namespace) -> dict[str, Any]:
 
 def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    from updater.boottime import boot_spans
+
     spans = boot_spans(node.root)
     if not options.json:
         for span in spans:
@@ -285,6 +287,9 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
 
 
 def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater:
+    from updater.source import open_source
+    from updater.update import Updater
+
     place = options.place or node.settings.url
     if not place:
         raise UpdateError("no server is set; set url in [update] of image.toml, or give --from")

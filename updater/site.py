@@ -22,13 +22,11 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from updater.errors import Refused, UpdateError
 from updater.grubenv import GOOD, TRIAL
@@ -36,7 +34,9 @@ from updater.health import run_checks
 from updater.memory import Memory
 from updater.node import Node
 from updater.process import run_within
-from updater.update import Updater
+
+if TYPE_CHECKING:
+    from updater.update import Updater
 
 SITE_SIZE_MAX = 16 << 20  # of the archive
 UNPACKED_MAX = 64 << 20
@@ -163,6 +163,9 @@ class Site:
 
 def unpack(archive: bytes, tree: Path) -> None:
     """Unpack a configuration into the folder `tree`, which is emptied. Raises Refused."""
+    import shutil
+    import tarfile  # slow to come, and `belay status` needs none of it
+
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True, mode=0o700)
     total = count = 0
@@ -187,6 +190,8 @@ def _changes(line: str) -> tuple[str, ...]:
 
 
 def _version(archive: bytes) -> str:
+    import tarfile
+
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
             file = tar.extractfile("version")

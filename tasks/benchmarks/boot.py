@@ -83,7 +83,7 @@ def _idle_apply(folder: Path) -> float:
     write_atomically(archive, build_site())
     with Machine(BUILD / "disk.img", folder / "machine", bios=True) as machine:
         machine.wait_for_login(BOOT_TIMEOUT_S)
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_confirmed()
         bring_site(machine, archive, folder / "site")
         machine.succeed(f"{TREE}/apply {NODE}")
         machine.wait_until_succeeds(f"{TREE}/check {NODE}")

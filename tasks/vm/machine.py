@@ -27,8 +27,8 @@ from qemu.qmp import ExecuteError, QMPClient
 from tasks.core.files import copy_sparse
 from tasks.vm.hardware import Hardware, copy_variables, usb_stick
 
-BOOT_TIMEOUT_S = 240
-COMMAND_TIMEOUT_S = 60
+BOOT_TIMEOUT_S = 600
+COMMAND_TIMEOUT_S = 240
 # The emulated serial line loses what comes faster.
 CHUNK, CHUNK_PAUSE_S = 16, 0.01
 REBOOTED = 1  # which of the things that are waited for came
@@ -160,6 +160,10 @@ class Machine:
         # No echo: what comes back is output only. No kernel messages in it, either.
         self.type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
         self.wait_for_console(r"REA0DY\r*\n", COMMAND_TIMEOUT_S)
+
+    def wait_until_confirmed(self) -> None:
+        """Wait until the health checks are through and the slot may stay."""
+        self.succeed("until [ -e /run/belay/confirmed ]; do sleep 0.5; done")
 
     def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
         """Run a shell command; its exit code and its output, both streams together."""

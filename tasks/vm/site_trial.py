@@ -72,7 +72,7 @@ def _try_one(disk: Path, node: str, stick: Path, archive: Path, folder: Path) ->
     try:
         with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
             machine.wait_for_login()
-            machine.wait_until_succeeds("rc-service belay-gate status")
+            machine.wait_until_confirmed()
             bring_site(machine, archive, folder / "site")
             return _judge(machine, node)
     except MachineError as error:

@@ -132,7 +132,7 @@ def test_docker_and_bubblewrap_build_the_same_bytes(
     env = environment(docker_host, tmp_path, BELAY_CACHE=cache, BELAY_LOCK=str(LOCK_FILE))
     done = subprocess.run(
         [PROJECT / "inv", "image"], env=env, cwd=PROJECT, capture_output=True, text=True,
-        check=False, timeout=600,
+        check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     made = [path for path in (tmp_path / "build").iterdir() if path.is_symlink()]
@@ -147,7 +147,7 @@ def test_dockerfile_makes_the_same_container(engine: Docker, root: Path, tmp_pat
     shutil.copy(PROJECT / "Dockerfile.alpine", tmp_path)
     done = subprocess.run(
         [PROJECT / "inv", "fetch"], env={**os.environ, "BELAY_OUTPUT": str(tmp_path / "build")},
-        capture_output=True, text=True, check=False, timeout=600,
+        capture_output=True, text=True, check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     base = engine._image(root)
@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_no_container(
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=90)
+    _, said = process.communicate(timeout=180)
     assert process.returncode == 130, said
     assert left_behind(engine) == []
 

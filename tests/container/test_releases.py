@@ -27,7 +27,7 @@ def chroot(lock: Path, *words: str) -> tuple[str, str]:
     }
     done = subprocess.run(
         [PROJECT / "inv", "chroot", "--json", *words], env=env, cwd=PROJECT,
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with tarfile.open(lock.parent / "build" / "chroot.tar") as tar:

@@ -86,7 +86,7 @@ def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes
     }
     done = subprocess.run(
         [sys.executable, "-B", "-c", BUILD, clone, str(uid), umask], env=env, cwd=clone,
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     made = [path for path in (clone / "build").iterdir() if path.is_symlink()]

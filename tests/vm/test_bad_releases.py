@@ -16,7 +16,7 @@ from updater.grubenv import BAD, SlotState
 
 pytestmark = pytest.mark.vm
 
-RESET_TIMEOUT_S = 600
+RESET_TIMEOUT_S = 1200
 OVERLAY = "rootfs/overlay/etc"
 
 

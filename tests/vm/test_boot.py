@@ -60,7 +60,7 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.wait_for_login()
         assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
         machine.fail("ls /etc/written")
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_confirmed()
         machine.power_cut()
         assert read_boot_state(machine.disk).slots["a"] == SlotState("good", 8), "confirmed"
 
@@ -98,7 +98,7 @@ def test_a_slot_that_panics_is_left_for_the_other(
         machine.wait_for_console(r"belay: slot b has no tries left")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
-        machine.wait_until_succeeds("rc-service belay-gate status")
+        machine.wait_until_confirmed()
         said = machine.succeed("belay status")
         assert "slot b: bad, 0 tries left" in said
         assert "was left" in said and reason in said
