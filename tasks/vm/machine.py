@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -99,7 +100,14 @@ class Machine:
             return
         if self._client.runstate.name != "IDLE":
             self._loop.run_until_complete(self._disconnect())
-        self._process.close(force=True)
+        # The guest learns nothing of it; qemu completes what it writes on this machine.
+        self._process.kill(signal.SIGTERM)
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while self._process.isalive():
+            if time.monotonic() > deadline:
+                self._process.kill(signal.SIGKILL)
+            time.sleep(0.02)
+        self._process.close()
         self._log_file.close()
         self._process = None
 
