@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from minisign import KeyPair
 
 from tasks.benchmarks import rauc
 from tasks.benchmarks.build import median_seconds
+from tasks.benchmarks.slow_disk import slow_disk
 from tasks.build import build
 from tasks.core.config import load_config
 from tasks.core.host import require_program
@@ -31,6 +32,7 @@ from tasks.releases.store import Store
 from updater.formats import Manifest
 
 VERSION = "1.0.0"
+SLOW_MB_S = 60
 PLAIN = "curl -sf {url} | xz -dc | dd of={slot} bs=1M oflag=direct conv=notrunc,fsync 2>/dev/null"
 READ_BACK = "dd if={slot} bs=1M count={size} iflag=count_bytes,direct 2>/dev/null | sha256sum"
 
@@ -57,23 +59,38 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
         fresh = functools.partial(_make_node, folder / "node", manifest.slot.size)
         fresh()
         with _served(folder / "server") as url:
-            plain = median_seconds(times, lambda: _plain(folder / "node", url, manifest))
-            memory = 0
-
-            def apply() -> None:
-                nonlocal memory
-                memory = max(memory, _apply(folder / "node", url))
-
-            applied = median_seconds(times, apply, fresh)
-            beside = _by_rauc(folder, url, progress, times) if rauc.is_installed() else []
+            figures = _by_tools(folder / "node", url, manifest, times, fresh)
+            with slow_disk(folder, SLOW_MB_S) as within:
+                if within:
+                    figures += _by_tools(folder / "node", url, manifest, times, fresh, within)
+            if rauc.is_installed():
+                figures += _by_rauc(folder, url, progress, times)
     return [
-        Figure("plain tools", plain, "s"),
-        Figure("belay update", applied, "s"),
-        Figure("of plain tools", applied / plain, ""),
-        Figure("memory of belay update", memory / 1024, "MiB"),
+        *figures,
         Figure("slot image", manifest.slot.size / 1e6, "MB"),
         Figure("to fetch", manifest.slot.blob.size / 1e6, "MB"),
-        *beside,
+    ]
+
+
+def _by_tools(
+    node: Path, url: str, manifest: Manifest, times: int, fresh: Callable[[], None],
+    within: Sequence[str] = (),
+) -> list[Figure]:  # fmt: skip
+    """By plain tools and by belay, with the words `within` before either."""
+    how = f", disk at {SLOW_MB_S} MB/s" if within else ""
+    memory = 0
+
+    def apply() -> None:
+        nonlocal memory
+        memory = max(memory, _apply(node, url, within))
+
+    plain = median_seconds(times, lambda: _plain(node, url, manifest, within))
+    applied = median_seconds(times, apply, fresh)
+    return [
+        Figure(f"plain tools{how}", plain, "s"),
+        Figure(f"belay update{how}", applied, "s"),
+        Figure(f"of plain tools{how}", applied / plain, ""),
+        Figure(f"memory of belay update{how}", memory / 1024, "MiB"),
     ]
 
 
@@ -112,21 +129,22 @@ def _make_node(node: Path, size: int) -> None:
             os.fsync(slot.fileno())
 
 
-def _plain(node: Path, url: str, manifest: Manifest) -> None:
+def _plain(node: Path, url: str, manifest: Manifest, within: Sequence[str]) -> None:
     words = {
         "url": f"{url}/blobs/{manifest.slot.blob.sha256}",
         "slot": node / "slot-b",
         "size": manifest.slot.size,
     }
     script = f"{PLAIN.format(**words)} && {READ_BACK.format(**words)}"
-    done = subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run([*within, "sh", "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.split()[0] == manifest.slot.sha256
 
 
-def _apply(node: Path, url: str) -> int:
+def _apply(node: Path, url: str, within: Sequence[str]) -> int:
     """The most memory that it had, in KiB."""
     # As a script: as a module it would load all of `tasks`, which a node hasn't got.
-    command = [sys.executable, str(PROJECT / "tasks/benchmarks/apply.py"), str(node), url, VERSION]
+    script = PROJECT / "tasks/benchmarks/apply.py"
+    command: list[str | Path] = [*within, sys.executable, script, node, url, VERSION]
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     return int(done.stdout)
