@@ -1,4 +1,4 @@
-"""Imports the updater, so that Python compiles all that it uses, and fixes what it compiled.
+"""Imports the updater, so that Python compiles it, and all that it uses and isn't compiled yet.
 
 Python notes the time of a source in its bytecode. Here that becomes the hash of the source, never
 to be looked at: the bytes depend on no time, and the node's root can't change.

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Compiles the updater, and what it uses of Python's library, to out/bytecode.tar: the node's root
-# can't be written, so Python would do it at each start.
+# Compiles the updater, and what it uses of Python's library where that has no bytecode, to
+# out/bytecode.tar: the node's root can't be written, so Python would do it at each start.
 #   in/chroot.tar  in/updater  in/bytecode.py
 set -eu
 
