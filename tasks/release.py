@@ -41,7 +41,7 @@ def make(c: Context, tag: str, key: str = "", json: bool = False) -> None:
     build(c, "image", config)
     config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
     with Progress() as progress:
-        manifest, news = make_release(config, store, sign, progress.started)
+        manifest, news = make_release(config, store, sign, progress)
     if json:
         show_json(asdict(manifest))
         return

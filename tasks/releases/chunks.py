@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tasks.alpine.archive import Transferred
 from tasks.core.cache import mark_used
 from tasks.core.files import write_atomically
 from tasks.core.paths import CACHE
@@ -21,23 +22,29 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": CHUNK}]
 FORM = f"xz-{PRESET}-1"  # in the cache: changes where the same chunk would be packed differently
 
 
-def write_slot(slot: Path, blobs: Path) -> SlotImage:
+def write_slot(slot: Path, blobs: Path, transferred: Transferred | None = None) -> SlotImage:
     """Write the chunks of a slot image as one file to the folder `blobs`, named by its hash."""
     whole = hashlib.sha256()
-    blob, chunks = _write(_pieces(slot, [0], whole), blobs)
-    return SlotImage(whole.hexdigest(), slot.stat().st_size, blob, tuple(chunks))
+    size = slot.stat().st_size
+    blob, chunks = _write(_pieces(slot, [0], whole), blobs, size, transferred)
+    return SlotImage(whole.hexdigest(), size, blob, tuple(chunks))
 
 
-def write_xz(path: Path, borders: list[int], blobs: Path) -> Blob:
+def write_xz(
+    path: Path, borders: list[int], blobs: Path, transferred: Transferred | None = None
+) -> Blob:
     """Write a whole file to `blobs` as an .xz, made of chunks too: most are there already.
 
     At each of `borders`, where a slot begins, the grid of chunks begins anew.
     """
-    blob, _ = _write(_pieces(path, borders, hashlib.sha256()), blobs)
+    pieces = _pieces(path, borders, hashlib.sha256())
+    blob, _ = _write(pieces, blobs, path.stat().st_size, transferred)
     return blob
 
 
-def _write(pieces: Iterator[bytes], blobs: Path) -> tuple[Blob, list[Chunk]]:
+def _write(
+    pieces: Iterator[bytes], blobs: Path, size: int, transferred: Transferred | None
+) -> tuple[Blob, list[Chunk]]:
     """Pack pieces, on all processors, and write them one after the other."""
     digest = hashlib.sha256()
     chunks: list[Chunk] = []
@@ -52,6 +59,8 @@ def _write(pieces: Iterator[bytes], blobs: Path) -> tuple[Blob, list[Chunk]]:
                     blob.write(packed)
                     digest.update(packed)
                     offset += len(packed)
+                    if transferred:
+                        transferred(min(len(chunks) * CHUNK, size), size)
             blob.flush()
             fresh.chmod(0o644)
             fresh.rename(blobs / digest.hexdigest())

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tasks.alpine.lock import lock_file
 from tasks.core.config import Config
 from tasks.core.errors import UserError
 from tasks.core.paths import BUILD, PROJECT
+from tasks.core.progress import Progress
 from tasks.disk.table import read_table
 from tasks.releases.changes import changes, versions
 from tasks.releases.chunks import write_slot, write_xz
@@ -69,18 +69,18 @@ def _git(*words: str) -> str | None:
 
 
 def make_release(
-    config: Config, store: Store, sign: Sign, say: Callable[[str], None]
+    config: Config, store: Store, sign: Sign, progress: Progress
 ) -> tuple[Manifest, list[str]]:
     """Put what `build/` holds into the store, signed; the manifest, and what changed."""
     slot = (BUILD / "slot.img").resolve()
     disk = (BUILD / "disk.img").resolve()
-    say("packing the slot image")
-    image = write_slot(slot, store.blobs)
+    with progress.transfer("packing the slot image") as transferred:
+        image = write_slot(slot, store.blobs, transferred)
     with disk.open("rb") as file:
         table = read_table(file)
     borders = [0, table["slot-a"].offset, table["slot-b"].offset, table["slot-b"].end]
-    say("packing the disk image")
-    files = {DISK_IMAGE: write_xz(disk, borders, store.blobs)}
+    with progress.transfer("packing the disk image") as transferred:
+        files = {DISK_IMAGE: write_xz(disk, borders, store.blobs, transferred)}
     manifest = Manifest(
         config.os.name, config.alpine.arch, config.os.version, config.os.built, image, files
     )
