@@ -118,9 +118,9 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
     }
     if not options.json:
         system = node.system
-        print(
-            f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({node.mode})"
-        )
+        # A trial ends when the slot is confirmed, and the boot goes on.
+        how = state.slots[node.slot].state if node.mode == TRIAL else node.mode
+        print(f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({how})")
         for name, slot in state.slots.items():
             print(f"slot {name}: {slot.state}, {slot.tries} tries left")
         print(f"node {node.name}" if node.name else "this node has no name")

@@ -17,6 +17,7 @@ from updater.boot import BootStateFile
 from updater.disk import Disk
 from updater.errors import UpdateError
 from updater.grubenv import BAD, TRIAL, SlotState
+from updater.node import find_node
 
 GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
 
@@ -136,6 +137,18 @@ def test_a_person_may_not_go_back_without_a_signed_order(
     assert code == 1 and "0.9.0 is older than 1.0.0: only a signed order" in str(result["error"])
     code, result = answer(capsys, root, "update", "--from", str(root), "--to", "../../etc")
     assert code == 1
+
+
+def test_status_says_whether_a_trial_is_over(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cmdline = root / "proc/cmdline"
+    cmdline.write_text(cmdline.read_text().replace("mode=good", "mode=trial"))
+    boot = find_node(root).boot
+    for state in ("trial", "good"):
+        boot.write(boot.read().with_slot("a", state))
+        assert main(["--root", str(root), "status"]) == 0
+        assert f"runs in slot a ({state})" in capsys.readouterr().out
 
 
 def test_without_data_status_says_what_the_boot_loader_knows(
