@@ -73,6 +73,9 @@ def test_an_update_by_command(
     with served(publisher.store.folder) as (url, _):
         (root / "run/belay/node/settings.json").write_text(json.dumps({"url": url, "rate": "x"}))
         assert answer(capsys, root, "check") == (0, {"version": "1.1.0", "news": True})
+        for what in ("is in slot b", "is installed already"):
+            assert main(["--root", str(root), "update"]) == 0
+            assert f"release 1.1.0 {what}: reboot to try it" in capsys.readouterr().out
         assert answer(capsys, root, "update") == (0, {"version": "1.1.0", "installed": True})
     code, status = answer(capsys, root, "status")
     assert code == 0
