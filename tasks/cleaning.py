@@ -7,12 +7,10 @@ from invoke.tasks import task
 
 from tasks.core.config import MIB
 from tasks.core.errors import UserError
-from tasks.core.files import remove_tree
+from tasks.core.files import DAY_S, remove_tree
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD, CACHE
 from tasks.core.progress import human_size
-
-DAY_S = 24 * 3600
 
 
 @task(

@@ -18,12 +18,12 @@ def slow_disk(folder: Path, mb_s: int) -> Iterator[list[str]]:
     No words where that can't be had: it takes root, and a controller of block devices.
     Sources: cgroup-v1/blkio-controller.rst and cgroup-v2.rst of the kernel's documentation.
     """
-    first = GROUPS / "blkio" if (GROUPS / "blkio").is_dir() else GROUPS
-    group = first / f"belay-bench-{os.getpid()}"
+    top = GROUPS / "blkio" if (GROUPS / "blkio").is_dir() else GROUPS
+    group = top / f"belay-bench-{os.getpid()}"
     disk, rate = _disk_of(folder), mb_s * 1_000_000
     try:
-        if first == GROUPS:
-            (first / "cgroup.subtree_control").write_text("+io")
+        if top == GROUPS:
+            (top / "cgroup.subtree_control").write_text("+io")
             group.mkdir()
             (group / "io.max").write_text(f"{disk} rbps={rate} wbps={rate}")
         else:

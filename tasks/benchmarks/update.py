@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,12 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
         progress.started("packing the slot image")
         manifest = _publish(folder / "server", folder / "node")
         progress.stopped("packing the slot image")
-        fresh = functools.partial(_make_node, folder / "node", manifest.slot.size)
-        fresh()
+        _make_node(folder / "node", manifest.slot.size)
         with _served(folder / "server") as url:
-            figures = _by_tools(folder / "node", url, manifest, times, fresh)
+            figures = _by_tools(folder / "node", url, manifest, times)
             with slow_disk(folder, SLOW_MB_S) as within:
                 if within:
-                    figures += _by_tools(folder / "node", url, manifest, times, fresh, within)
+                    figures += _by_tools(folder / "node", url, manifest, times, within)
             if rauc.is_installed():
                 figures += _by_rauc(folder, url, progress, times)
     return [
@@ -73,9 +72,8 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
 
 
 def _by_tools(
-    node: Path, url: str, manifest: Manifest, times: int, fresh: Callable[[], None],
-    within: Sequence[str] = (),
-) -> list[Figure]:  # fmt: skip
+    node: Path, url: str, manifest: Manifest, times: int, within: Sequence[str] = ()
+) -> list[Figure]:
     """By plain tools and by belay, with the words `within` before either."""
     how = f", disk at {SLOW_MB_S} MB/s" if within else ""
     memory = 0
@@ -85,7 +83,7 @@ def _by_tools(
         memory = max(memory, _apply(node, url, within))
 
     plain = median_seconds(times, lambda: _plain(node, url, manifest, within))
-    applied = median_seconds(times, apply, fresh)
+    applied = median_seconds(times, apply, lambda: _make_node(node, manifest.slot.size))
     return [
         Figure(f"plain tools{how}", plain, "s"),
         Figure(f"belay update{how}", applied, "s"),

@@ -16,7 +16,8 @@ from typing import IO
 from tasks.core.paths import CACHE
 
 ZEROS = bytes(1 << 20)
-ABANDONED_AFTER_S = 24 * 3600
+DAY_S = 24 * 3600
+ABANDONED_AFTER_S = DAY_S
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tasks.core import commands
 from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
-from tasks.core.files import ABANDONED_AFTER_S, copy_sparse_to, only_one
+from tasks.core.files import ABANDONED_AFTER_S, DAY_S, copy_sparse_to, only_one
 from tasks.engines.engine import BASE_ENV, Job
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 LABEL = "belay.job"
 ANSWER_WITHIN_S = 5
 COPY_SIZE = 1 << 20
-DAY_S = 24 * 3600
 UNUSED_AFTER_S = 30 * DAY_S
+NEVER = "0001-"  # the year of Go's zero time
 CREATED = "1970-01-01T00:00:00Z"  # of every image: its id is to depend on its content alone
 
 
@@ -161,10 +161,12 @@ class Docker:
         with only_one(name.replace(":", "-")):
             try:
                 image = self.client.images.get(name)
+                used = _unused_s(image) < DAY_S
             except ImageNotFound:
                 _remove_unused_images(self.client)
                 (image,) = self.client.images.load(_image_archive(root, name))
-            if _unused_s(image) > DAY_S:
+                used = False
+            if not used:
                 image.tag(name)  # the daemon notes when
         return name
 
@@ -203,9 +205,13 @@ def _remove_unused_images(client: DockerClient) -> None:
 
 
 def _unused_s(image: Image) -> float:
-    """For how many seconds an image hasn't got its name again."""
-    noted = datetime.fromisoformat(image.attrs["Metadata"]["LastTagTime"][:19] + "+00:00")
-    return (datetime.now(timezone.utc) - noted).total_seconds()
+    """For how many seconds an image hasn't got its name again; 0 where the daemon doesn't know."""
+    noted = str((image.attrs.get("Metadata") or {}).get("LastTagTime") or NEVER)
+    if noted.startswith(NEVER):
+        return 0
+    # In the daemon's time zone; some hours don't matter.
+    since = datetime.now(timezone.utc) - datetime.fromisoformat(f"{noted[:19]}+00:00")
+    return since.total_seconds()
 
 
 def _archive_of_inputs(job: Job) -> bytes:

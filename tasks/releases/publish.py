@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.core.errors import UserError
+from tasks.core.files import DAY_S
 from tasks.core.progress import Progress
 from tasks.releases.keys import Sign
-from tasks.releases.store import DAY_S, Store, channel_file
+from tasks.releases.store import Store, channel_file
 from tasks.releases.targets import Target
 from updater.errors import UpdateError
 from updater.formats import (

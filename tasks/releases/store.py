@@ -20,7 +20,6 @@ from updater.formats import (
 from updater.signature import PublicKey
 
 BLOCK = 1 << 20
-DAY_S = 86400
 
 
 class Store:
