@@ -1,8 +1,9 @@
 """Where the seconds of a boot went: the kernel, the initramfs, each service.
 
-The kernel's log says when it started the initramfs, and that when it is done. OpenRC starts
-one service after the other and leaves a link for each at its end (/run/openrc/started), whose time
-is that moment. A service's span reaches back to the one before it.
+The kernel's log says when it started the initramfs, and that when it is done; then belay-boot, what
+it has started. After that OpenRC starts one service after the other and leaves a link for each at
+its end (/run/openrc/started), whose time is that moment. A service's span reaches back to the one
+before it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 STARTED = "run/openrc/started"
 _LINE = re.compile(r"^(?:<\d+>)?\[ *(\d+\.\d+)\] (.*)")
 _MARKS = (("kernel", "Run /init as init process"), ("initramfs", "belay: starting the system"))
+_STARTED = "belay: started "
 
 
 @dataclass(frozen=True)
@@ -33,26 +36,26 @@ def boot_spans(root: Path, kernel_log: str | None = None) -> list[Span]:
         kernel_log = subprocess.run(
             ["dmesg"], capture_output=True, text=True, errors="replace", check=False
         ).stdout
-    spans: list[Span] = []
+    spans: dict[str, Span] = {}
     now = 0.0
-    for name, mark in _MARKS:
-        at = _time_of(kernel_log, mark)
-        if at is not None:
-            spans.append(Span(name, now, at - now))
-            now = at
-    for at, name in _services(root):
-        # The clock may have been set in between: then the span says nothing.
-        spans.append(Span(name, now, max(0.0, at - now)))
-        now = max(now, at)
-    return spans
+    for at, name in [*_marks(kernel_log), *_services(root)]:
+        if name not in spans:
+            # The clock may have been set in between: then the span says nothing.
+            spans[name] = Span(name, now, max(0.0, at - now))
+            now = max(now, at)
+    return list(spans.values())
 
 
-def _time_of(log: str, mark: str) -> float | None:
+def _marks(log: str) -> Iterator[tuple[float, str]]:
+    """What the kernel's log says is done, and when, in seconds after the kernel's start."""
     for line in log.splitlines():
-        match = _LINE.match(line)
-        if match and mark in match[2]:
-            return float(match[1])
-    return None
+        if match := _LINE.match(line):
+            at, text = float(match[1]), match[2]
+            if text.startswith(_STARTED):
+                yield at, text.removeprefix(_STARTED)
+            for name, mark in _MARKS:
+                if mark in text:
+                    yield at, name
 
 
 def _services(root: Path) -> list[tuple[float, str]]:

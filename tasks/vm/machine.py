@@ -161,13 +161,18 @@ class Machine:
         return match
 
     def wait_for_login(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Wait until the system is up, and log in as root."""
+        """Log in as root, and wait until all services are up."""
         self.wait_for_console(r"login: ", timeout_s)
         self.type("root\n")
         self.wait_for_console(r"[#] ", COMMAND_TIMEOUT_S)
         # No echo: what comes back is output only. No kernel messages in it, either.
         self.type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
         self.wait_for_console(r"REA0DY\r*\n", COMMAND_TIMEOUT_S)
+        # OpenRC has its folder rc.starting before it says which runlevel it is in.
+        self.succeed(
+            "cd /run/openrc; until [ $(cat softlevel) = default ] && [ ! -d rc.starting ];"
+            " do sleep 0.2; done"
+        )
 
     def wait_until_confirmed(self) -> None:
         """Wait until the health checks are through and the slot may stay."""

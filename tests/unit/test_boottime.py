@@ -13,6 +13,7 @@ LOG = """\
 [    0.000000] Linux version 6.18
 [    1.250000] Run /init as init process
 [    2.750000] belay: starting the system of slot a
+[    3.000000] belay: started openrc
 """
 
 
@@ -24,14 +25,16 @@ def test_the_parts_of_a_boot_follow_each_other(
     (tmp_path / "proc/uptime").write_text("100.00 40.00\n")
     started = tmp_path / "run/openrc/started"
     started.mkdir(parents=True)
-    # The clock was set after the first service, so its time says nothing.
-    for name, at in (("early", 7.0), ("devfs", 1000004.0), ("syslog", 1000004.5)):
+    # The clock was set after the first service, so its time says nothing; openrc is known already.
+    times = (("early", 7.0), ("devfs", 1000004.0), ("openrc", 1000004.1), ("syslog", 1000004.5))
+    for name, at in times:
         (started / name).symlink_to(f"/etc/init.d/{name}")
         os.utime(started / name, (at, at), follow_symlinks=False)
     assert boot_spans(tmp_path, LOG) == [
         Span("kernel", 0.0, 1.25),
         Span("initramfs", 1.25, 1.5),
-        Span("devfs", 2.75, 1.25),
+        Span("openrc", 2.75, 0.25),
+        Span("devfs", 3.0, 1.0),
         Span("syslog", 4.0, 0.5),
     ]
 

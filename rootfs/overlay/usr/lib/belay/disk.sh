@@ -3,7 +3,14 @@
 
 # The value of one word of the kernel's command line.
 boot_argument() {
-	tr ' ' '\n' <"${ROOT:-}/proc/cmdline" | sed -n "s/^$1=//p" | tail -n 1
+	own_value=
+	read -r own_line <"${ROOT:-}/proc/cmdline"
+	for own_word in $own_line; do
+		case $own_word in
+		"$1"=*) own_value=${own_word#*=} ;;
+		esac
+	done
+	echo "$own_value"
 }
 
 # The name of the disk with the booted slot, such as sda.
@@ -16,9 +23,9 @@ own_disk() {
 	echo "${own_entry##*/}"
 }
 
-# The name of that disk's partition with the GPT name $1, such as sda2.
+# The name of the partition with the GPT name $1, such as sda2, of that disk, or of disk $2.
 own_partition() {
-	own_entry=$(grep -lx "PARTNAME=$1" "${ROOT:-}/sys/class/block/$(own_disk)"/*/uevent | head -n 1)
+	own_entry=$(grep -lx "PARTNAME=$1" "${ROOT:-}/sys/class/block/${2:-$(own_disk)}"/*/uevent)
 	[ -n "$own_entry" ] || return 1
 	own_entry=${own_entry%/uevent}
 	echo "${own_entry##*/}"
