@@ -47,20 +47,33 @@ def findings() -> Iterator[Finding]:
         if free_mib >= FREE_MIB
         else Finding("disk space", "wrong", f"{free_mib} MiB free", f"make {FREE_MIB} MiB free")
     )
-    yield _container()
-    yield _virtual_machines()
+    engine = "auto"
     try:
         config = load_config()
+        engine = config.build.engine
     except UserError as error:
         yield Finding("image.toml", "wrong", str(error), "correct it there")
     else:
         yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
+    yield _container(engine)
+    yield _virtual_machines()
 
 
-def _container() -> Finding:
+def _container(wanted: str) -> Finding:
+    """Whether steps can run in the engine that image.toml asks for."""
     from tasks.engines.bubblewrap import Bubblewrap
+    from tasks.engines.docker_engine import Docker
     from tasks.engines.engine import Job
 
+    if wanted != "bubblewrap":
+        try:
+            version = Docker().client.version()["Version"]
+        except UserError as error:
+            if wanted == "docker":
+                found, _, remedy = str(error).partition("; ")
+                return Finding("container", "wrong", found, remedy)
+        else:
+            return Finding("container", "ok", f"docker {version} answers")
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             "trial", Path("/"), ("/bin/sh", "-c", "touch out/f && chown 7 out/f"), Path(folder)

@@ -26,10 +26,21 @@ def test_a_forbidden_user_namespace_is_found(
     fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'; exit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
+    monkeypatch.setenv("BELAY_BUILD_ENGINE", "bubblewrap")
     found = by_subject()["container"]
     assert found.state == "wrong"
     assert "Permission denied" in found.found
     assert "sysctl -w" in found.remedy
+
+
+def test_a_daemon_matters_where_docker_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    monkeypatch.setenv("BELAY_BUILD_ENGINE", "docker")
+    found = by_subject()["container"]
+    assert (found.state, found.found[:26]) == ("wrong", "no docker daemon answers: ")
+    assert "set DOCKER_HOST" in found.remedy
+    monkeypatch.setenv("BELAY_BUILD_ENGINE", "auto")
+    assert by_subject()["container"].found == "bubblewrap starts jobs"
 
 
 def test_missing_qemu_is_no_mistake_but_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
