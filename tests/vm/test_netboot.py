@@ -35,10 +35,13 @@ def server(artefacts: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def machine_for(url: str, folder: Path, bios: bool, memory_mib: int = 512) -> Machine:
-    empty = folder / "empty.img"
-    with empty.open("wb") as disk:
-        disk.truncate(64 << 20)
-    return Machine(empty, folder / "machine", bios=bios, netboot=url, memory_mib=memory_mib)
+    """A machine that was used for something else."""
+    former = folder / "former.img"
+    with former.open("wb") as disk:
+        disk.truncate(1 << 30)
+        disk.seek(4096)
+        disk.write(b"holiday pictures")
+    return Machine(former, folder / "machine", bios=bios, netboot=url, memory_mib=memory_mib)
 
 
 @pytest.mark.parametrize("bios", [True, False], ids=["BIOS", "UEFI"])
@@ -57,14 +60,12 @@ def test_a_machine_boots_without_a_disk(
         assert machine.fail("rc-status --crashed") == ""
 
         assert "there is no /dev/sdx; there are: vda" in machine.fail("belay install /dev/sdx")
-        assert "/dev/vda has 64 MiB; the system takes" in machine.fail("belay install /dev/vda")
-        machine.power_cut()
-        with machine.disk.open("r+b") as disk:
-            disk.truncate(1 << 30)
-            disk.seek(4096)
-            disk.write(b"holiday pictures")
-        machine.start()
-        machine.wait_for_login()
+        with (tmp_path / "small.img").open("wb") as small:
+            small.truncate(64 << 20)
+        machine.qmp("blockdev-add", driver="file", node_name="small", filename=small.name)
+        machine.qmp("device_add", driver="usb-storage", drive="small", bus="usb.0")
+        machine.wait_until_succeeds("test -b /dev/sda")
+        assert "/dev/sda has 64 MiB; the system takes" in machine.fail("belay install /dev/sda")
         said = machine.fail("belay install /dev/vda")
         assert "/dev/vda holds data, which is lost: belay install /dev/vda /dev/vda" in said
         said = machine.succeed("belay install /dev/vda /dev/vda", INSTALL_TIMEOUT_S)
