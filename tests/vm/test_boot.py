@@ -48,7 +48,11 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         assert machine.succeed("modinfo -n dummy").startswith("/lib/modules/")
         assert machine.fail("rc-status --crashed") == ""
         parts = [line.split()[-1] for line in machine.succeed("belay boottime").splitlines()]
-        assert parts[:2] == ["kernel", "initramfs"] and {"belay-node", "networking"} < set(parts)
+        assert parts[:2] == ["kernel", "initramfs"] and {
+            "openrc",
+            "belay-node",
+            "networking",
+        } < set(parts)
 
         machine.attach_usb(stick, "SECOND")
         machine.wait_until_succeeds("blkid | grep SECOND")
