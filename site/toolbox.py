@@ -1,21 +1,19 @@
 """What roles are made of. Each looks first, changes only what differs, and notes what it changed.
 
-It runs on a node with Python's standard library alone, and brings only what is used: on a small
-machine each import takes its time. The root of a node is volatile, so each boot
-applies everything; a second apply changes nothing.
+It runs on a node with Python's standard library alone, and imports only what is used: on a small
+machine pathlib or re takes longer than a whole apply that changes nothing. The root of a node is
+volatile, so each boot applies everything; a second apply changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-import string
-from collections.abc import Mapping
-from pathlib import Path
+import stat
 
-AGE_KEY = "run/belay/node/age.key"
-INSTALLED = "lib/apk/db/installed"
-RUNLEVELS = "etc/runlevels"
-STARTED = "run/openrc/started"
+AGE_KEY = "/run/belay/node/age.key"
+INSTALLED = "/lib/apk/db/installed"
+RUNLEVEL = "/etc/runlevels/default"
+STARTED = "/run/openrc/started"
 
 
 class Failed(Exception):
@@ -25,7 +23,7 @@ class Failed(Exception):
 class Toolbox:
     """Changes the system of `node` below `root`; `changes` are those that were made, in order."""
 
-    def __init__(self, site: Path, node: str, root: Path = Path("/")) -> None:
+    def __init__(self, site: str, node: str, root: str = "") -> None:
         self.site, self.node, self.root = site, node, root
         self.changes: list[str] = []
 
@@ -33,53 +31,57 @@ class Toolbox:
         """Give a file this content and mode; whether that changed anything."""
         target = self._place(path)
         data = content.encode() if isinstance(content, str) else content
-        same = target.is_file() and not target.is_symlink() and target.read_bytes() == data
-        if same and target.stat().st_mode & 0o7777 == mode:
+        if _is_file(target, mode) and _read(target) == data:
             return False
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = target.with_name(f".{target.name}.new")
-        fresh.write_bytes(data)
-        fresh.chmod(mode)
-        fresh.replace(target)
+        folder, name = os.path.split(target)
+        os.makedirs(folder, exist_ok=True)
+        fresh = f"{folder}/.{name}.new"
+        with open(fresh, "wb") as file:
+            file.write(data)
+        os.chmod(fresh, mode)
+        os.replace(fresh, target)
         return self._changed(f"file {path}")
 
-    def template(self, path: str, name: str, values: Mapping[str, str], mode: int = 0o644) -> bool:
-        """A file out of `templates/NAME` of the site, with $NAMES filled in."""
-        text = (self.site / "templates" / name).read_text()
-        try:
-            return self.file(path, string.Template(text).substitute(values), mode)
-        except (KeyError, ValueError) as error:
-            raise Failed(f"templates/{name}: no value for {error}") from None
+    def template(self, path: str, name: str, values: dict[str, str], mode: int = 0o644) -> bool:
+        """A file out of `templates/NAME` of the site, with each {{name}} replaced by its value."""
+        first, *pieces = _read(f"{self.site}/templates/{name}").decode().split("{{")
+        text = [first]
+        for piece in pieces:
+            key, _, after = piece.partition("}}")
+            if key.strip() not in values:
+                raise Failed(f"templates/{name}: no value for {key.strip()[:40]!r}")
+            text += values[key.strip()], after
+        return self.file(path, "".join(text), mode)
 
     def secret(self, name: str) -> bytes:
         """What `secrets/NODE/NAME.age` of the site holds, decrypted with the node's own key."""
         from age import NotForUs, decrypt
 
-        path = self.site / "secrets" / self.node / f"{name}.age"
-        key = self.root / AGE_KEY
+        path = f"secrets/{self.node}/{name}.age"
         try:
-            return decrypt(path.read_bytes(), key.read_text())
+            key = _read(self.root + AGE_KEY).decode()
+            return decrypt(_read(f"{self.site}/{path}"), key)
         except FileNotFoundError as error:
             raise Failed(f"secret {name}: there is no {error.filename}") from None
         except NotForUs as error:
-            raise Failed(f"secret {name}: {path.relative_to(self.site)}: {error}") from None
+            raise Failed(f"secret {name}: {path}: {error}") from None
 
     def absent(self, path: str) -> bool:
         """Remove a file or a folder."""
         target = self._place(path)
-        if not target.exists() and not target.is_symlink():
+        if not os.path.lexists(target):
             return False
-        if target.is_dir() and not target.is_symlink():
+        if os.path.isdir(target) and not os.path.islink(target):
             import shutil
 
             shutil.rmtree(target)
         else:
-            target.unlink()
+            os.unlink(target)
         return self._changed(f"absent {path}")
 
     def packages(self, *names: str) -> bool:
         """Install packages: those on hand, or of the mirror that the node has."""
-        database = (self.root / INSTALLED).read_text(errors="replace")
+        database = _read(self.root + INSTALLED).decode(errors="replace")
         there = {line[2:] for line in database.splitlines() if line.startswith("P:")}
         missing = [name for name in names if name not in there]
         if not missing:
@@ -89,7 +91,7 @@ class Toolbox:
 
     def user(self, name: str, home: str = "/var/empty", shell: str = "/sbin/nologin") -> bool:
         """A system user with a group of its own."""
-        users = (self.root / "etc/passwd").read_text().splitlines()
+        users = _read(f"{self.root}/etc/passwd").decode().splitlines()
         if any(line.split(":")[0] == name for line in users):
             return False
         self._run("adduser", "-S", "-D", "-H", "-h", home, "-s", shell, name)
@@ -97,14 +99,14 @@ class Toolbox:
 
     def service(self, name: str, restart: bool = False) -> bool:
         """A service that starts at boot and runs now; restarted where its files changed."""
-        link = self.root / RUNLEVELS / "default" / name
+        link = f"{self.root}{RUNLEVEL}/{name}"
         changed = False
-        if not link.is_symlink():
-            if not (self.root / "etc/init.d" / name).exists():
+        if not os.path.islink(link):
+            if not os.path.exists(f"{self.root}/etc/init.d/{name}"):
                 raise Failed(f"there is no service {name}: no file /etc/init.d/{name}")
-            link.symlink_to(f"/etc/init.d/{name}")
+            os.symlink(f"/etc/init.d/{name}", link)
             changed = self._changed(f"service {name} enabled")
-        if not (self.root / STARTED / name).exists():
+        if not os.path.lexists(f"{self.root}{STARTED}/{name}"):
             # Dependencies are up by now; asking for them would wait for the service that runs this.
             self._run("rc-service", "--nodeps", name, "start")
             return self._changed(f"service {name} started")
@@ -113,10 +115,10 @@ class Toolbox:
             return self._changed(f"service {name} restarted")
         return changed
 
-    def _place(self, path: str) -> Path:
-        if not path.startswith("/") or ".." in Path(path).parts:
+    def _place(self, path: str) -> str:
+        if not path.startswith("/") or ".." in path.split("/"):
             raise Failed(f"{path}: wanted an absolute path without ..")
-        return self.root / path[1:]
+        return self.root + path
 
     def _changed(self, what: str) -> bool:
         self.changes.append(what)
@@ -132,3 +134,16 @@ class Toolbox:
         if done.returncode:
             end = (done.stdout + done.stderr).strip()[-500:]
             raise Failed(f"{' '.join(words)}: exit code {done.returncode}: {end}")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _is_file(path: str, mode: int) -> bool:
+    """Whether a path is a plain file, no link, of this mode."""
+    try:
+        return os.lstat(path).st_mode == stat.S_IFREG | mode
+    except OSError:
+        return False

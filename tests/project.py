@@ -38,6 +38,7 @@ class Project:
             "BELAY_UPDATE_URL": f"http://10.0.2.2:{port}",  # this machine, as a guest sees it
             "BELAY_UPDATE_INTERVAL_S": "86400",
             "BELAY_PUBLISH_TO": str(self.www),
+            "BELAY_PUBLISH_LEVEL": "0",
             "GIT_AUTHOR_DATE": COMMIT_TIME,
             "GIT_COMMITTER_DATE": COMMIT_TIME,
         }

@@ -66,7 +66,7 @@ class Publisher:
         """A release; what is given by name stands in its manifest instead."""
         slot = self.store.folder.parent / f"{version}.img"
         slot.write_bytes(data or slot_bytes(version))
-        image = write_slot(slot, self.store.blobs)
+        image = write_slot(slot, self.store.blobs, level=0)
         values = {**NAMES, "version": version, "built": BUILT, "slot": image, "files": {}, **other}
         manifest = Manifest(**values)
         self.store.add_release(manifest, sign or self.key.sign)

@@ -108,7 +108,7 @@ def _publish(server: Path, node: Path) -> Manifest:
     store, pair = Store(server), KeyPair.generate()
     node.mkdir()
     (node / "key.pub").write_bytes(bytes(pair.public_key))
-    slot = write_slot((BUILD / "slot.img").resolve(), store.blobs)
+    slot = write_slot((BUILD / "slot.img").resolve(), store.blobs, load_config().publish.level)
     manifest = Manifest("belay", "x86_64", VERSION, 0, slot, {})
     store.add_release(manifest, functools.partial(signed, pair.secret_key))
     return manifest

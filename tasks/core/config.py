@@ -139,6 +139,7 @@ class Publish:
 
     to: str = _text("", r"\S*", "a folder, or host:folder over SSH")
     days: int = _whole(30, 1, 3650)
+    level: int = _whole(6, 0, 9)
     tested: bool = False
 
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tasks.alpine.archive import Transferred
@@ -16,34 +17,38 @@ from tasks.core.files import write_atomically
 from tasks.core.paths import CACHE
 from updater.formats import CHUNK, Blob, Chunk, SlotImage
 
-PRESET = 6
-# A chunk is all that there is to look back at; a larger dictionary only costs the node memory.
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": CHUNK}]
-FORM = f"xz-{PRESET}-1"  # in the cache: changes where the same chunk would be packed differently
 
+def write_slot(
+    slot: Path, blobs: Path, level: int, transferred: Transferred | None = None
+) -> SlotImage:
+    """Write the chunks of a slot image as one file to the folder `blobs`, named by its hash.
 
-def write_slot(slot: Path, blobs: Path, transferred: Transferred | None = None) -> SlotImage:
-    """Write the chunks of a slot image as one file to the folder `blobs`, named by its hash."""
+    They are packed by xz with the preset `level`.
+    """
     whole = hashlib.sha256()
     size = slot.stat().st_size
-    blob, chunks = _write(_pieces(slot, [0], whole), blobs, size, transferred)
+    blob, chunks = _write(_pieces(slot, [0], whole), blobs, size, level, transferred)
     return SlotImage(whole.hexdigest(), size, blob, tuple(chunks))
 
 
 def write_xz(
-    path: Path, borders: list[int], blobs: Path, transferred: Transferred | None = None
+    path: Path,
+    borders: list[int],
+    blobs: Path,
+    level: int,
+    transferred: Transferred | None = None,
 ) -> Blob:
     """Write a whole file to `blobs` as an .xz, made of chunks too: most are there already.
 
     At each of `borders`, where a slot begins, the grid of chunks begins anew.
     """
     pieces = _pieces(path, borders, hashlib.sha256())
-    blob, _ = _write(pieces, blobs, path.stat().st_size, transferred)
+    blob, _ = _write(pieces, blobs, path.stat().st_size, level, transferred)
     return blob
 
 
 def _write(
-    pieces: Iterator[bytes], blobs: Path, size: int, transferred: Transferred | None
+    pieces: Iterator[bytes], blobs: Path, size: int, level: int, transferred: Transferred | None
 ) -> tuple[Blob, list[Chunk]]:
     """Pack pieces, on all processors, and write them one after the other."""
     digest = hashlib.sha256()
@@ -54,7 +59,7 @@ def _write(
         fresh = Path(blob.name)
         try:
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-                for name, packed in pool.map(_packed, pieces):
+                for name, packed in pool.map(partial(_packed, level), pieces):
                     chunks.append(Chunk(name, offset, len(packed)))
                     blob.write(packed)
                     digest.update(packed)
@@ -78,13 +83,15 @@ def _pieces(path: Path, borders: list[int], whole: hashlib._Hash) -> Iterator[by
                 yield data
 
 
-def _packed(data: bytes) -> tuple[str, bytes]:
+def _packed(level: int, data: bytes) -> tuple[str, bytes]:
     """The hash of a chunk and the chunk packed; most are as in the release before."""
     name = hashlib.sha256(data).hexdigest()
-    place = CACHE / "chunks" / f"{name}.{FORM}"
+    place = CACHE / "chunks" / f"{name}.xz-{level}-1"
     if place.exists():
         mark_used(place)
         return name, place.read_bytes()
-    packed = lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=FILTERS)
+    # A chunk is all that there is to look back at; a larger dictionary only costs the node memory.
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": level, "dict_size": CHUNK}]
+    packed = lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters)
     write_atomically(place, packed)
     return name, packed

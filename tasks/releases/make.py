@@ -74,13 +74,14 @@ def make_release(
     """Put what `build/` holds into the store, signed; the manifest, and what changed."""
     slot = (BUILD / "slot.img").resolve()
     disk = (BUILD / "disk.img").resolve()
+    level = config.publish.level
     with progress.transfer("packing the slot image") as transferred:
-        image = write_slot(slot, store.blobs, transferred)
+        image = write_slot(slot, store.blobs, level, transferred)
     with disk.open("rb") as file:
         table = read_table(file)
     borders = [0, table["slot-a"].offset, table["slot-b"].offset, table["slot-b"].end]
     with progress.transfer("packing the disk image") as transferred:
-        files = {DISK_IMAGE: write_xz(disk, borders, store.blobs, transferred)}
+        files = {DISK_IMAGE: write_xz(disk, borders, store.blobs, level, transferred)}
     manifest = Manifest(
         config.os.name, config.alpine.arch, config.os.version, config.os.built, image, files
     )

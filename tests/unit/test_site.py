@@ -91,10 +91,9 @@ def test_a_second_apply_changes_nothing(site: Path, tmp_path: Path) -> None:
     (root / "lib/apk/db/installed").write_text("P:curl\nV:1\n\n")
     script = f"""
 import sys; sys.path.insert(0, {str(site)!r})
-from pathlib import Path
 from toolbox import Failed, Toolbox
 for _ in range(2):
-    tools = Toolbox(Path({str(site)!r}), "crag-1", Path({str(root)!r}))
+    tools = Toolbox({str(site)!r}, "crag-1", {str(root)!r})
     tools.file("/etc/motd", "hello", 0o600)
     tools.template("/srv/index.html", "index.html", {{"name": "crag-1", "greeting": "Hi"}})
     tools.packages("curl")
@@ -116,6 +115,30 @@ for wrong in (lambda: tools.file("../etc", ""), lambda: tools.template("/x", "in
         "templates/index.html: no value for 'name'",
     ], done.stderr
     assert "<p>Hi from crag-1.</p>" in (root / "srv/index.html").read_text()
+
+
+def test_the_inventory_is_parsed_anew_once_it_changes(site: Path) -> None:
+    def node(name: str) -> list[str]:
+        script = f"""
+import sys; sys.path.insert(0, {str(site)!r})
+from inventory import read_node
+node = read_node({str(site)!r}, {name!r})
+print(node.roles, node.values, "tomllib" in sys.modules)
+"""
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", script], capture_output=True, text=True, check=False
+        )
+        return [done.stdout.strip(), *done.stderr.splitlines()[-1:]]
+
+    front = "('web',) {'greeting': 'Welcome'}"
+    assert node("crag-1") == [f"{front} True"]
+    assert node("crag-1") == [f"{front} False"]
+    assert node("crag-9") == ["() {} False"]
+    inventory = site / "inventory.toml"
+    inventory.write_text(inventory.read_text().replace("Welcome", "Goodbye"))
+    assert node("crag-1") == ["('web',) {'greeting': 'Goodbye'} True"]
+    (site / "__pycache__/inventory").write_bytes(b"no such thing")
+    assert node("crag-1") == ["('web',) {'greeting': 'Goodbye'} True"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 65_536, 65_537])
