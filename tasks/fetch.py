@@ -12,6 +12,7 @@ from tasks.alpine.lock import Lock, lock_file, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
 from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
+from tasks.core.errors import UserError
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
 from tasks.core.progress import Progress, human_size
@@ -66,19 +67,17 @@ def fetched(
 
 @task(
     help={
-        "upgrade": "take what the mirror has now",
-        "package": "with --upgrade: only this package, and what it needs (can be repeated)",
+        "upgrade": "take what the mirror has now: for all packages, or for these and what they "
+        "need (curl,openssl)",
         "json": "print the lock as JSON",
     },
-    iterable=["package"],
+    optional=["upgrade"],
 )
-def lock(
-    c: Context, package: list[str] | None = None, upgrade: bool = False, json: bool = False
-) -> None:
+def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
     """Note in apk.lock the exact packages that rootfs/world and the container need."""
     config = load_config()
     engine = ChosenEngine(config.build.engine)
-    asked = tuple(package or ()) if upgrade or package else None
+    asked = None if upgrade is None else _names(upgrade, config)
     with Progress() as progress:
         new, changed = locked(config, engine, progress, asked)
     if json:
@@ -89,6 +88,21 @@ def lock(
     total = sum(len(some) for some in new.packages.values())
     news = "" if changed else ", as before"
     say(f"{lock_file(config).name}: {total} packages from {new.source}{news}")
+
+
+def _names(upgrade: str | bool, config: Config) -> tuple[str, ...]:
+    """The packages after --upgrade; none are all. Raises UserError where one isn't locked."""
+    if isinstance(upgrade, bool):
+        return ()
+    names = tuple(upgrade.split(","))
+    place = lock_file(config)
+    former = read_lock(place)
+    packages = former.packages.values() if former else ()
+    there = {package.name for some in packages for package in some}
+    for name in names:
+        if name not in there:
+            raise UserError(f"{place}: found no package {name}, so it can't be upgraded")
+    return names
 
 
 @task(

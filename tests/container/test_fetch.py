@@ -34,6 +34,8 @@ def test_a_build_needs_the_network_only_once(inv: Inv, mirror: Mirror) -> None:
 
     mirror.requests.clear()
     inv.succeeds("lock", "--upgrade")
+    inv.succeeds("lock", "--upgrade", "musl,busybox")
+    assert "apk.lock: found no package musk" in inv.fails("lock", "--upgrade", "musl,musk")
     assert {path.rpartition("/")[2] for path in mirror.requests} == {"APKINDEX.tar.gz"}
 
     mirror.close()
