@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,7 +95,8 @@ class Docker:
                 self._fetch(container, job.output)
                 return output
             finally:
-                container.remove(force=True, v=True)
+                # No other step has to wait for that. Python does, before it ends.
+                threading.Thread(target=_remove, args=(container,)).start()
 
     def _create(self, job: Job, **more: bool) -> Container:
         from docker.types import LogConfig
@@ -185,6 +187,14 @@ def _explained(step: str) -> Iterator[None]:
         else:
             remedy = "the docker daemon went away or refused: see that it runs, run this again"
         raise UserError(f"{step}: {remedy}: {error}") from None
+
+
+def _remove(container: Container) -> None:
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    with suppress(DockerException, RequestException):  # what stays is removed later
+        container.remove(force=True, v=True)
 
 
 def _remove_abandoned(client: DockerClient) -> None:

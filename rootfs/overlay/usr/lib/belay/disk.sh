@@ -23,9 +23,9 @@ own_disk() {
 	echo "${own_entry##*/}"
 }
 
-# The name of the partition with the GPT name $1, such as sda2, of that disk, or of disk $2.
+# The name of the partition with the GPT name $1, such as sda2, of disk $2.
 own_partition() {
-	own_entry=$(grep -lx "PARTNAME=$1" "${ROOT:-}/sys/class/block/${2:-$(own_disk)}"/*/uevent)
+	own_entry=$(grep -lx "PARTNAME=$1" "${ROOT:-}/sys/class/block/${2:?a disk}"/*/uevent)
 	[ -n "$own_entry" ] || return 1
 	own_entry=${own_entry%/uevent}
 	echo "${own_entry##*/}"
