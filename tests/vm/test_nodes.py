@@ -20,6 +20,7 @@ pytestmark = pytest.mark.vm(minutes=2)
 MIB = 1 << 20
 HEADER_CHECKSUM = 16  # where it lies in the header of a table
 QEMU_MAC = "52:54:00:12:34:56"
+FAILS_ONCE = "[ -e /run/failed ] || { touch /run/failed; exit 1; }"
 TABLE = 34 * SECTOR  # what the first partition table takes, and a little more than the second
 
 
@@ -202,8 +203,9 @@ def test_an_overlay_archive_from_data_makes_the_system(project: Project, tmp_pat
         machine.wait_for_login()
         machine.wait_until_confirmed()
         machine.succeed(
-            "mkdir -p /data/apkovl /tmp/o/etc/runlevels/default /tmp/o/etc/local.d /tmp/o/root && "
+            "mkdir -p /data/apkovl /tmp/o/etc/runlevels/default /tmp/o/etc/conf.d /tmp/o/root && "
             "echo from data >/tmp/o/etc/motd && echo nocrag >/tmp/o/etc/hostname && "
+            f"echo '{FAILS_ONCE}' >/tmp/o/etc/conf.d/belay-data && "
             "ln -s /etc/init.d/networking /tmp/o/etc/runlevels/default && "
             "tar -czf /data/apkovl/any.apkovl.tar.gz -C /tmp/o etc root && sync"
         )
@@ -214,7 +216,9 @@ def test_an_overlay_archive_from_data_makes_the_system(project: Project, tmp_pat
         assert machine.succeed("cat /etc/motd; hostname") == "from data\nnocrag\n"
         assert machine.succeed("stat -c %a /root") == "700\n"
         machine.fail("ls /etc/runlevels/boot/syslog")
-        machine.succeed("ls /etc/runlevels/default/belay-pull && df /data | grep -q vda6")
+        # What belay-boot couldn't start, OpenRC started.
+        machine.succeed("ls /run/failed /run/openrc/started/belay-data && df /data | grep -q vda6")
+        machine.succeed("ls /etc/runlevels/default/belay-pull")
 
         machine.succeed("cd /data/apkovl && truncate -s 150 any.apkovl.tar.gz && sync")
         machine.type("reboot\n")
