@@ -37,8 +37,8 @@ class Toolbox:
         os.makedirs(folder, exist_ok=True)
         fresh = f"{folder}/.{name}.new"
         with open(fresh, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # before a secret is in it
             file.write(data)
-        os.chmod(fresh, mode)
         os.replace(fresh, target)
         return self._changed(f"file {path}")
 
@@ -50,7 +50,7 @@ class Toolbox:
             key, _, after = piece.partition("}}")
             if key.strip() not in values:
                 raise Failed(f"templates/{name}: no value for {key.strip()[:40]!r}")
-            text += values[key.strip()], after
+            text += str(values[key.strip()]), after
         return self.file(path, "".join(text), mode)
 
     def secret(self, name: str) -> bytes:

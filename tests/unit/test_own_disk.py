@@ -36,7 +36,7 @@ def sh(root: Path, cmdline: str, command: str) -> tuple[int, str]:
     (root / "proc").mkdir(exist_ok=True)
     (root / "proc/cmdline").write_text(f"{cmdline}\n")
     done = subprocess.run(
-        ["sh", "-c", f". {SCRIPT}; {command}"], env={"ROOT": str(root), "PATH": "/usr/bin:/bin"},
+        ["sh", "-c", f". '{SCRIPT}'; {command}"], env={"ROOT": str(root), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout.strip()

@@ -11,7 +11,7 @@ import pytest
 from tasks.disk.boot_state import read_boot_state, write_boot_state
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
-from tests.project import Published
+from tests.project import Project, free_port
 from updater.grubenv import BAD, SlotState
 
 pytestmark = pytest.mark.vm
@@ -57,17 +57,25 @@ CASES: dict[str, tuple[Callable[[Path], dict[str, str]], str, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def project(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A clone that has built the disk of release 1.0.0."""
+    project = Project(tmp_path_factory.mktemp("bad"), free_port())
+    project.commit("v1.0.0")
+    project.inv("image", BELAY_OS_VERSION="1.0.0")
+    return project
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_it_goes_back_by_itself(name: str, published: Published, tmp_path: Path) -> None:
+def test_it_goes_back_by_itself(name: str, project: Project, tmp_path: Path) -> None:
     change, check, reason = CASES[name]
-    project = published.project
+    machine = Machine(project.build / "disk.img", tmp_path / "machine", watchdog=True)
     env = change(project.root)
     try:
         project.inv("slot", BELAY_OS_VERSION="1.9.0", **env)
     finally:
         project.git("checkout", "-q", ".")
         project.git("clean", "-q", "-f", "-d")
-    machine = Machine(published.first_disk, tmp_path / "machine", watchdog=True)
     with machine.disk.open("r+b") as disk:
         disk.seek(read_table(disk)["slot-b"].offset)
         disk.write((project.build / "slot.img").read_bytes())

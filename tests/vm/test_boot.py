@@ -64,6 +64,7 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.wait_for_login()
         assert "belay.slot=a" in machine.succeed("cat /proc/cmdline")
         machine.fail("ls /etc/written")
+        assert ": clean, " in machine.succeed("cat /run/belay-fsck.log"), "data was unmounted"
         machine.wait_until_confirmed()
         machine.power_cut()
         assert read_boot_state(machine.disk).slots["a"] == SlotState("good", 8), "confirmed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from tasks.disk.layout import SECTOR
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
+from tests.conftest import InContainer
+from tests.container.test_apkovl import archive, entry
 from tests.project import Project, free_port
 from tests.write_log import writes
 
@@ -20,7 +23,6 @@ pytestmark = pytest.mark.vm(minutes=2)
 MIB = 1 << 20
 HEADER_CHECKSUM = 16  # where it lies in the header of a table
 QEMU_MAC = "52:54:00:12:34:56"
-FAILS_ONCE = "[ -e /run/failed ] || { touch /run/failed; exit 1; }"
 TABLE = 34 * SECTOR  # what the first partition table takes, and a little more than the second
 
 
@@ -195,21 +197,28 @@ def test_a_stick_that_is_pulled_out_during_boot_stops_nothing(
         assert machine.fail("rc-status --crashed") == ""
 
 
-def test_an_overlay_archive_from_data_makes_the_system(project: Project, tmp_path: Path) -> None:
+def test_an_overlay_archive_from_data_makes_the_system(
+    project: Project, in_container: InContainer, tmp_path: Path
+) -> None:
     """As `lbu` makes them: what is in it is there after the boot, packages and services too."""
     cmdline = "console=tty0 console=ttyS0,115200 quiet apkovl=auto"
     project.inv("image", BELAY_BOOT_CMDLINE=cmdline)
-    with Machine(project.build / "disk.img", tmp_path / "machine", bios=True) as machine:
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        machine.succeed(
-            "mkdir -p /data/apkovl /tmp/o/etc/runlevels/default /tmp/o/etc/conf.d /tmp/o/root && "
-            "echo from data >/tmp/o/etc/motd && echo nocrag >/tmp/o/etc/hostname && "
-            f"echo '{FAILS_ONCE}' >/tmp/o/etc/conf.d/belay-data && "
-            "ln -s /etc/init.d/networking /tmp/o/etc/runlevels/default && "
-            "tar -czf /data/apkovl/any.apkovl.tar.gz -C /tmp/o etc root && sync"
-        )
-        machine.type("reboot\n")
+    files = tmp_path / "data/apkovl"
+    files.mkdir(parents=True)
+    overlay = archive(
+        entry("root", tarfile.DIRTYPE),
+        entry("etc/runlevels/default/networking", tarfile.SYMTYPE, "/etc/init.d/networking"),
+        etc__motd="from data\n",
+        etc__hostname="nocrag\n",
+        **{"etc__conf.d__belay-data": "[ -e /run/failed ] || { touch /run/failed; exit 1; }\n"},
+    )
+    (files / "any.apkovl.tar.gz").write_bytes(overlay)
+    in_container("mke2fs -q -t ext4 -d in/data out/data 64M", data=files.parent)
+    machine = Machine(project.build / "disk.img", tmp_path / "machine", bios=True)
+    with machine.disk.open("r+b") as disk:
+        disk.seek(read_table(disk)["data"].offset)
+        disk.write((tmp_path / "container output/data").read_bytes())
+    with machine:
         machine.wait_for_console("belay: applied an apkovl")
         machine.wait_for_login()
         machine.wait_until_confirmed()
