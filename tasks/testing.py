@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from tasks.core.config import load_config
 from tasks.core.output import say
-from tasks.core.paths import PROJECT
+from tasks.core.paths import BUILD, PROJECT
 
 PYTHON = [sys.executable, "-m"]
 TOOLS = Path(sys.executable).parent
@@ -33,11 +35,11 @@ def shell_scripts() -> list[str]:
     ]
 
 
-def _run_all(commands: list[list[str]]) -> None:
+def _run_all(commands: list[list[str]], **env: str) -> None:
     failed = []
     for command in commands:
         say("+ " + " ".join([Path(command[0]).name, *command[1:]]))
-        if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+        if subprocess.run(command, cwd=PROJECT, env={**os.environ, **env}, check=False).returncode:
             failed.append(command)
     if failed:
         raise Exit(code=1)
@@ -65,7 +67,14 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
     everything = ["--numprocesses", "2", "--dist", "load", "--maxschedchunk", "1"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
-    _run_all([[*PYTHON, "pytest", *selection]])
+    # An emulated processor translates a program anew wherever it begins at a new address: boots
+    # would take a third longer. Nobody is to ship such an image, so it lies apart.
+    fixed = f"{load_config().boot.cmdline} norandmaps"
+    _run_all(
+        [[*PYTHON, "pytest", *selection]],
+        BELAY_OUTPUT=str(BUILD / "tests"),
+        BELAY_BOOT_CMDLINE=fixed,
+    )
 
 
 @task

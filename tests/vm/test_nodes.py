@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.config import load_config
 from tasks.disk.layout import SECTOR
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
@@ -201,8 +202,7 @@ def test_an_overlay_archive_from_data_makes_the_system(
     project: Project, in_container: InContainer, tmp_path: Path
 ) -> None:
     """As `lbu` makes them: what is in it is there after the boot, packages and services too."""
-    cmdline = "console=tty0 console=ttyS0,115200 quiet apkovl=auto"
-    project.inv("image", BELAY_BOOT_CMDLINE=cmdline)
+    project.inv("image", BELAY_BOOT_CMDLINE=f"{load_config().boot.cmdline} apkovl=auto")
     files = tmp_path / "data/apkovl"
     files.mkdir(parents=True)
     overlay = archive(
