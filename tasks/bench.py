@@ -56,16 +56,19 @@ def _boot(c: Context, _times: int, json: bool) -> None:
     from tasks.benchmarks.boot import boot_figures
 
     with Progress() as progress:
-        figures, apply_s = boot_figures(c, progress)
+        figures, idle = boot_figures(c, progress)
     if json:
-        show_json({"boots": [asdict(figure) for figure in figures], "idle_apply_s": apply_s})
+        show_json({"boots": [asdict(figure) for figure in figures], "idle": asdict(idle)})
         return
     rows = [
         (one.what, f"{one.seconds:.1f}", f"{one.services_seconds:.1f}", f"{one.mib:.0f}")
         for one in figures
     ]
     table(("seconds until", "the login", "all services", "MiB"), rows)
-    say(f"an apply of the site that changes nothing: {apply_s:.2f} s")
+    say(
+        f"an apply of the site that changes nothing: {idle.apply_seconds:.2f} s, "
+        f"of which Python takes {idle.python_seconds:.2f} to start"
+    )
 
 
 def _ram(c: Context, _times: int, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tasks.vm.site_trial import TREE, bring_site
 
 STOCK_SIZE_MIB = 512
 BOOT_TIMEOUT_S = 600
+TIMES = 7
 NODE = "crag-1"  # of the example site: it has a web server
 
 
@@ -37,7 +39,15 @@ class Boot:
     mib: float
 
 
-def boot_figures(c: Context, progress: Progress) -> tuple[list[Boot], float]:
+@dataclass(frozen=True)
+class Idle:
+    """Seconds of an apply that changes nothing, and of a Python that does nothing."""
+
+    apply_seconds: float
+    python_seconds: float
+
+
+def boot_figures(c: Context, progress: Progress) -> tuple[list[Boot], Idle]:
     """Boot in several ways, one after the other; and how long an apply takes that changes nothing.
 
     Without firmware and GRUB, qemu loads the kernel itself: so Alpine as it comes can be booted in
@@ -79,8 +89,8 @@ def _boot(what: str, image: Path, folder: Path, hardware: dict[str, Any]) -> Boo
         return Boot(what, seconds, services_seconds, memory_used_mib(machine))
 
 
-def _idle_apply(folder: Path) -> float:
-    """Seconds that a second apply of the site takes on a node."""
+def _idle_apply(folder: Path) -> Idle:
+    """On a node, the medians of several."""
     archive = folder / "site.tgz"
     write_atomically(archive, build_site())
     with Machine(BUILD / "disk.img", folder / "machine", bios=True) as machine:
@@ -89,7 +99,15 @@ def _idle_apply(folder: Path) -> float:
         bring_site(machine, archive, folder / "site")
         machine.succeed(f"{TREE}/apply {NODE}")
         machine.wait_until_succeeds(f"{TREE}/check {NODE}")
-        now = "cut -d' ' -f1 /proc/uptime"
-        said = machine.succeed(f"{now}; {TREE}/apply {NODE} >/tmp/said; {now}")
-        before, after = said.split()
-        return float(after) - float(before)
+        idle = _seconds(machine, f"{TREE}/apply {NODE}")
+        return Idle(idle, _seconds(machine, "python3 -c pass"))
+
+
+def _seconds(machine: Machine, command: str) -> float:
+    """The median of what a command takes, by the machine's own clock."""
+    now = "cut -d' ' -f1 /proc/uptime"
+    times = []
+    for _ in range(TIMES):
+        before, after = machine.succeed(f"{now}; {command} >/tmp/said; {now}").split()
+        times.append(float(after) - float(before))
+    return statistics.median(times)
