@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from tasks.core.errors import UserError
@@ -66,20 +68,31 @@ def run(
                 env=env,
                 umask=0o022,
                 pass_fds=tuple(pass_fds),
+                start_new_session=True,
             )
         except FileNotFoundError:
             raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
         try:
-            with ended_by(process.terminate):
+            with ended_by(partial(_end, process)):
                 process.wait()
         finally:
-            process.kill()  # does nothing to a process that ended
+            _end(process)
             process.wait()
         sink.seek(start)
         output = sink.read().decode(errors="replace")
     if process.returncode:
         raise CommandError(what, process.returncode, output, log)
     return output
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command, if it hasn't ended, and what it started.
+
+    A bwrap that ends early leaves a child that waits for it, and not yet dies with it.
+    """
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def start_over() -> None:

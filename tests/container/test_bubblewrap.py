@@ -36,6 +36,14 @@ class Runner:
         job = Job("trial", Path("/"), ("/bin/sh", "-euc", script), self.out, inputs, env)
         return Bubblewrap().run(job, self.folder / "log")
 
+    def belongs(self, process: Path) -> bool:
+        """Whether a process of /proc is one of a job."""
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it ended
+            return False
+        return os.fsencode(self.out) in words
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Runner:
@@ -113,6 +121,22 @@ def test_ctrl_c_ends_a_job_at_once(run: Runner, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(KeyboardInterrupt):
         run("touch out/started; sleep 600")
     ender.join()
+
+
+def test_a_job_that_is_ended_while_it_starts_leaves_no_process(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for milliseconds in range(30):
+        monkeypatch.setattr(commands, "_ending", threading.Event())
+        ender = threading.Timer(milliseconds / 1000, commands.end_all)
+        ender.start()
+        with pytest.raises(KeyboardInterrupt):
+            run("sleep 600")
+        ender.join()
+    deadline = time.monotonic() + 90
+    while left := [path for path in Path("/proc").glob("[0-9]*") if run.belongs(path)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_a_host_without_user_namespaces_is_told_what_to_do(
