@@ -88,7 +88,7 @@ def run(
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a command, if it hasn't ended, and what it started.
 
-    A bwrap that ends early leaves a child that waits for it, and not yet dies with it.
+    All at once: a bwrap that ends before its child has set itself to die with it leaves it behind.
     """
     if process.poll() is None:
         with suppress(ProcessLookupError):
