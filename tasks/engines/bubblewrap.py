@@ -49,9 +49,8 @@ class Bubblewrap:
         return words[:at] + words[at + 2 :]
 
     def become_shell(self, job: Job) -> NoReturn:
-        """See Engine.become_shell. In the same session, so that job control works."""
+        """See Engine.become_shell."""
         words = self.command(job, _filter_fd(), ("--proc", "/proc"))
-        words.remove("--new-session")
         os.umask(0o022)
         os.execv(words[0], [str(word) for word in words])
 
@@ -66,11 +65,12 @@ class Bubblewrap:
     def command(self, job: Job, filter_fd: int, proc: tuple[str, ...]) -> list[str | Path]:
         """The command line that runs `job`; `proc` are the words that bring its /proc.
 
-        Every mount after a `--tmpfs` lies on top of it.
+        Every mount after a `--tmpfs` lies on top of it. No `--new-session`, for the caller has
+        made one: what leaves its process group isn't ended with it.
         """
         return [
             bwrap_path(),
-            *("--unshare-all", "--die-with-parent", "--new-session"),
+            *("--unshare-all", "--die-with-parent"),
             # All capabilities, but only over what the user namespace owns: scripts of packages
             # run in a chroot.
             *("--uid", "0", "--gid", "0", "--cap-add", "ALL", "--seccomp", str(filter_fd)),
