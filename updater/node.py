@@ -25,8 +25,8 @@ class Settings:
 
     `url` is the server; `rate` the bytes a second that a download may take (0: all); `window` the
     hours in which a node may update and reboot by itself, as 22-4 in its local time; `stick` the
-    label of sticks with releases. `deadline_s` is for all health checks together, `boot_s` for a
-    boot to be confirmed, else the watchdog ends it.
+    label of sticks with releases. `deadline_s` is for all health checks together, and for applying
+    the site; `boot_s` for a boot to be confirmed, else the watchdog ends it.
     """
 
     url: str = ""

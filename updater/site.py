@@ -43,7 +43,6 @@ UNPACKED_MAX = 64 << 20
 FILES_MAX = 10_000
 NAMELESS = "nameless"  # what a node without a name is called
 TREE = "run/belay/site"
-APPLY_S = 300
 LINES = 20  # of what `apply` says are kept
 Say = Callable[[str], None]
 
@@ -150,7 +149,7 @@ class Site:
         try:
             unpack(archive, tree)
             words: list[str | Path] = [tree / "apply", self.node.name or NAMELESS]
-            code, output = run_within(APPLY_S, words, folder=tree)
+            code, output = run_within(self.node.settings.deadline_s, words, folder=tree)
         except (UpdateError, OSError) as error:  # a program that can't be started, too
             code, output = 1, str(error)
         lines = output.splitlines()

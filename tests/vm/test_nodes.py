@@ -84,9 +84,7 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert (done.returncode, done.stdout) == (0, "crag-7\n"), done.stderr
         done = ssh(machine, key, known, "-o", "PubkeyAuthentication=no", "true")
         assert "Permission denied (publickey)" in done.stderr
-        # A package on hand, without any mirror.
-        machine.fail("apk info -e curl")
-        machine.succeed("apk add curl && curl --version && modprobe dummy")
+        packages_on_hand_are_installed(machine)
         machine.succeed("sync")
         machine.power_cut()
         every_moment_had_a_table(first, log)
@@ -101,6 +99,21 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert machine.succeed("df -m /data | tail -n 1").split()[1] == total
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
+
+
+def packages_on_hand_are_installed(machine: Machine) -> None:
+    """Without any mirror; but only what is as it was signed."""
+    machine.fail("apk info -e curl")
+    machine.succeed("apk add curl && curl --version && modprobe dummy")
+    # Not one that was changed since it was signed, nor one of an index that a stranger signed.
+    machine.succeed("apk del curl && cp -r /usr/share/belay/packages /run/changed")
+    change = "printf x | dd of=$(echo */curl-*.apk) bs=1 seek=5000 conv=notrunc"
+    machine.succeed(f"cd /run/changed && {change}")
+    changed = "--repositories-file /dev/null --no-network --repository /run/changed"
+    assert "ERROR: curl-" in machine.fail(f"apk add {changed} curl 2>&1")
+    machine.succeed("mv /lib/apk/keys/belay-*.pub /run/")
+    assert "UNTRUSTED signature" in machine.fail("apk add curl 2>&1")
+    machine.fail("command -v curl")
 
 
 def every_moment_had_a_table(disk: Path, log: Path) -> None:
@@ -202,6 +215,9 @@ def test_an_overlay_archive_from_data_makes_the_system(
     project: Project, in_container: InContainer, tmp_path: Path
 ) -> None:
     """As `lbu` makes them: what is in it is there after the boot, packages and services too."""
+    in_slot = project.root / "rootfs/overlay/usr/share/belay/apkovl"
+    in_slot.mkdir(parents=True)
+    (in_slot / "absolute.apkovl.tar.gz").write_bytes(archive(entry("/etc/shadow")))
     project.inv("image", BELAY_BOOT_CMDLINE=f"{load_config().boot.cmdline} apkovl=auto")
     files = tmp_path / "data/apkovl"
     files.mkdir(parents=True)
@@ -212,7 +228,16 @@ def test_an_overlay_archive_from_data_makes_the_system(
         etc__hostname="nocrag\n",
         **{"etc__conf.d__belay-data": "[ -e /run/failed ] || { touch /run/failed; exit 1; }\n"},
     )
-    (files / "any.apkovl.tar.gz").write_bytes(overlay)
+    (files / "good.apkovl.tar.gz").write_bytes(overlay)
+    hostile = tmp_path / "data/hostile"
+    hostile.mkdir()
+    for name, wrong in {
+        "dots": entry("etc/../../shadow"),
+        "link": entry("etc/link", tarfile.LNKTYPE, "/etc/shadow"),
+        "whiteout": entry("etc/shadow", tarfile.CHRTYPE),
+    }.items():
+        (hostile / f"{name}.apkovl.tar.gz").write_bytes(archive(wrong, etc__motd="hostile\n"))
+    (hostile / "truncated.apkovl.tar.gz").write_bytes(overlay[:150])
     in_container("mke2fs -q -t ext4 -d in/data out/data 64M", data=files.parent)
     machine = Machine(project.build / "disk.img", tmp_path / "machine", bios=True)
     with machine.disk.open("r+b") as disk:
@@ -229,8 +254,22 @@ def test_an_overlay_archive_from_data_makes_the_system(
         machine.succeed("ls /run/failed /run/openrc/started/belay-data && df /data | grep -q vda6")
         machine.succeed("ls /etc/runlevels/default/belay-pull")
 
-        machine.succeed("cd /data/apkovl && truncate -s 150 any.apkovl.tar.gz && sync")
-        machine.type("reboot\n")
-        machine.wait_for_console("apkovl any.apkovl.tar.gz is not applied: it is damaged")
-        machine.wait_for_login()
-        assert "warning: apkovl any.apkovl.tar.gz is not applied" in machine.succeed("belay status")
+        # In each place is one that harms, and none is applied.
+        device, pack = "has device files or pipes", ".apkovl.tar.gz"
+        for data, node, reasons in (
+            ("truncated", "dots", ("is damaged", "has paths that lead out of it")),
+            ("whiteout", "link", (device, "has hard links")),
+        ):
+            machine.succeed(
+                f"cd /data/apkovl && rm *{pack} && cp ../hostile/{data}{pack} . && "
+                f"mount /dev/vda5 /mnt && rm -f /mnt/*{pack} && "
+                f"cp ../hostile/{node}{pack} /mnt && umount /mnt && sync"
+            )
+            machine.type("reboot\n")
+            machine.wait_for_console(f"apkovl {data}{pack} is not applied: it {reasons[0]}")
+            machine.wait_for_login()
+            status = machine.succeed("belay status")
+            assert f"apkovl {data}{pack} is not applied: it {reasons[0]}" in status
+            assert f"apkovl {node}{pack} is not applied: it {reasons[1]}" in status
+            assert f"apkovl absolute{pack} is not applied: it has paths that lead out" in status
+            machine.fail("grep -E 'data|hostile' /etc/motd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -43,48 +44,39 @@ def node(project: Project, folder: Path, name: str) -> Machine:
     return Machine(project.build / "disk.img", folder / name, bios=True, usb=stick)
 
 
-def publish(project: Project, version: str, line: str, role: str = "common") -> None:
-    """Publish the site with a line more in a role; in that of all nodes, in place of the last."""
+def publish(project: Project, version: str, **lines: str) -> None:
+    """Publish the example site with a line more in some of its roles."""
+    roles = (PROJECT / "site/roles.py").read_text()
+    for role, line in lines.items():
+        roles = re.sub(rf'def {role}\(.*\n    """.*\n', rf"\g<0>    {line}\n", roles)
+    (project.root / "site/roles.py").write_text(roles)
     (project.root / "site/version").write_text(f"{version}\n")
-    roles = project.root / "site/roles.py"
-    lines = [text for text in roles.read_text().splitlines() if "import subprocess" not in text]
-    lines.insert(lines.index(f"def {role}(node: Node, tools: Toolbox) -> None:") + 2, f"    {line}")
-    text = "\n".join([*lines, ""])
-    roles.write_text(text.replace("    subprocess.run", "    import subprocess; subprocess.run"))
     project.inv("site.publish", "--channel", "stable")
 
 
-def wait_until_left(machine: Machine, version: str, why: str) -> str:
+def wait_until_left(machine: Machine, good: str, version: str, why: str) -> str:
     """Until a site was given up and the node has the last good one again; its status."""
     machine.wait_for_console(f"site {version} is left: {why}", SITE_TIMEOUT_S)
     machine.wait_for_login()
     machine.wait_until_confirmed()
     status = machine.succeed("belay status")
-    assert "site 0.1.1, " in status
-    assert f"site {version} was left: {why}" in status
+    assert f"site {good}, " in status
+    assert f"site {version} was left: " in status
+    assert why in status
     return status
 
 
-def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: Path) -> None:
-    with node(project, tmp_path, "crag-2") as machine:
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        said = json.loads(machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1])
-        assert (said["version"], said["well"], said["changed"]) == (
-            "0.1.0",
-            True,
-            ["file /etc/motd"],
-        )
-        machine.fail("wget -q -O - http://127.0.0.1:8080/")
-
+def test_a_web_server_leaves_what_harms_it(project: Project, tmp_path: Path) -> None:
+    """The site makes a web server of crag-1."""
     machine = node(project, tmp_path, "crag-1")
     (tmp_path / "token").write_text("open sesame")
     project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
-    publish(project, "0.1.1", "tools.file('/etc/token', tools.secret('token'), 0o600)", "web")
+    web = "tools.file('/etc/token', tools.secret('token'), 0o600)"
+    publish(project, "0.2.0", web=web)
     with machine:
         machine.wait_for_login()
         machine.wait_until_confirmed()
-        assert "site 0.1.1 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
+        assert "site 0.2.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
         assert machine.succeed("cat /etc/token; stat -c ' %a' /etc/token") == "open sesame 600\n"
         page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "Welcome from crag-1." in page
@@ -96,32 +88,68 @@ def test_a_site_makes_different_nodes_of_one_image(project: Project, tmp_path: P
         assert machine.fail(touched) == ""
 
         # One that cuts the node off: the node goes back by itself, and applies what was good.
-        publish(project, "0.2.0", "subprocess.run(['ip', 'link', 'set', 'eth0', 'down'])")
+        cut = "import subprocess; subprocess.run(['ip', 'link', 'set', 'eth0', 'down'])"
+        publish(project, "0.3.0", web=web, common=cut)
         machine.type("belay pull\n")
-        status = wait_until_left(machine, "0.2.0", "check 40-network failed")
+        status = wait_until_left(machine, "0.2.0", "0.3.0", "check 40-network failed")
         assert "slot a: good, 8 tries left" in status
         machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "nothing new" in machine.succeed("belay site")
 
         # One that fills the disk is left too; the node can be reached, and its owner makes room.
         fill = "for n in 1 2 3; do cat /dev/zero >/data/fill$n; sync; done"
-        publish(project, "0.3.0", f"subprocess.run('{fill}', shell=True)")
+        fill = f"import subprocess; subprocess.run('{fill}', shell=True)"
+        publish(project, "0.4.0", web=web, common=fill)
         machine.type("belay pull\n")
-        wait_until_left(machine, "0.3.0", "check 20-data failed")
+        wait_until_left(machine, "0.2.0", "0.4.0", "check 20-data failed")
         machine.succeed("rm /data/fill*")
 
         # Power is lost while one is tried.
-        publish(project, "0.4.0", "subprocess.run(['sleep', '9999'])")
+        publish(project, "0.5.0", web=web, common="import time; time.sleep(9999)")
         machine.type("belay site &\n")
-        machine.wait_until_succeeds("pgrep -f 'sleep 9999'", SITE_TIMEOUT_S)
+        machine.wait_until_succeeds("pgrep -f run/belay/site/apply", SITE_TIMEOUT_S)
         machine.power_cut()
         machine.start()
         machine.wait_for_login()
         machine.wait_until_confirmed()
         status = machine.succeed("belay status")
-        assert "site 0.1.1, " in status
-        assert "site 0.4.0 was left: the node went down before it was confirmed" in status
+        assert "site 0.2.0, " in status
+        assert "site 0.5.0 was left: the node went down before it was confirmed" in status
         assert "site left" in machine.succeed("belay history")
+
+
+def test_another_node_leaves_what_fails(project: Project, tmp_path: Path) -> None:
+    """The same image and site make no web server of crag-2."""
+    project.inv("image", BELAY_UPDATE_DEADLINE_S="90")
+    machine = node(project, tmp_path, "crag-2")
+    project.inv("node.new", "crag-1")
+    (tmp_path / "token").write_text("open sesame")
+    project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
+    secrets = project.root / "site/secrets"
+    with machine:
+        machine.wait_for_login()
+        machine.wait_until_confirmed()
+        said = json.loads(machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1])
+        assert (said["version"], said["well"], said["changed"]) == (
+            "0.1.0",
+            True,
+            ["file /etc/motd"],
+        )
+        machine.fail("wget -q -O - http://127.0.0.1:8080/")
+
+        shutil.copytree(secrets / "crag-1", secrets / "crag-2")
+        publish(project, "0.2.0", common="tools.secret('token')")
+        machine.type("belay pull\n")
+        why = "apply: crag-2: secret token: secrets/crag-2/token.age: it is encrypted for another"
+        wait_until_left(machine, "0.1.0", "0.2.0", why)
+
+        publish(project, "0.3.0", common="node.no_such_value()")
+        machine.type("belay pull\n")
+        wait_until_left(machine, "0.1.0", "0.3.0", "apply: Traceback")
+
+        publish(project, "0.4.0", common="import time; time.sleep(9999)")
+        machine.type("belay pull\n")
+        wait_until_left(machine, "0.1.0", "0.4.0", "apply: it was not done within 90 s")
 
 
 def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
