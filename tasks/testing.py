@@ -64,9 +64,8 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
         ]
     )
     # Virtual machines take one processor each, and much longer than other tests. Now and then they
-    # wait, for a network or a watchdog: three keep two processors busy. Groups are of tests that
-    # share what takes long to make.
-    everything = ["--numprocesses", "3", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    # wait, for a network or a watchdog: three keep two processors busy.
+    everything = ["--numprocesses", "3", "--no-loadscope-reorder"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     # An emulated processor translates a program anew wherever it begins at a new address: boots

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
@@ -25,6 +27,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest, so that in the end no worker is alone with a long one."""
     items.sort(key=_minutes, reverse=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduler:
+    """Who runs which test when there are several workers."""
+    return _Scheduler(config, log)
+
+
+class _Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """One test after the other to each worker, but to one all that share `published`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        shared = ("test_updates.py", "test_publish.py")
+        return "published" if any(name in nodeid for name in shared) else nodeid
 
 
 def _minutes(item: pytest.Item) -> float:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from updater import gate
 from updater.errors import Unreachable, UpdateError
-from updater.formats import VERSION, Manifest, version_key
 from updater.grubenv import TRIAL
 from updater.memory import Memory
 from updater.node import Node, find_node
 
 if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
+    from updater.formats import Manifest
     from updater.update import Updater
 
 LOCK = "run/belay/lock"
@@ -175,6 +175,8 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
 
 def _wanted(updater: Updater, options: argparse.Namespace) -> Manifest | None:
     """The release that is to be installed; None where it runs already."""
+    from updater.formats import VERSION, version_key
+
     running = updater.node.system.version
     if options.reinstall:
         return updater.manifest(running)

@@ -169,14 +169,15 @@ class Machine:
         self.type("stty -echo; PS1=; dmesg -n 1; echo REA$((0))DY\n")
         self.wait_for_console(r"REA0DY\r*\n", COMMAND_TIMEOUT_S)
         # OpenRC has its folder rc.starting before it says which runlevel it is in.
+        # Seldom, for what is waited for gets the processor that looking would take.
         self.succeed(
-            "cd /run/openrc; until [ $(cat softlevel) = default ] && [ ! -d rc.starting ];"
-            " do sleep 0.2; done"
+            "cd /run/openrc; until { read level <softlevel; [ $level = default ]; } &&"
+            " [ ! -d rc.starting ]; do sleep 1; done"
         )
 
     def wait_until_confirmed(self) -> None:
         """Wait until the health checks are through and the slot may stay."""
-        self.succeed("until [ -e /run/belay/confirmed ]; do sleep 0.5; done")
+        self.succeed("until [ -e /run/belay/confirmed ]; do sleep 1; done")
 
     def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
         """Run a shell command; its exit code and its output, both streams together."""
@@ -227,7 +228,7 @@ class Machine:
                 return output
             if time.monotonic() > deadline:
                 raise MachineError(f"{command!r} still fails after {timeout_s} s:\n{output}")
-            time.sleep(0.2)
+            time.sleep(1)
 
     def wait_until(self, happened: Callable[[], bool], timeout_s: float) -> None:
         """Wait until something that is seen from outside is so, such as on the disk."""

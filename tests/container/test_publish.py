@@ -14,7 +14,7 @@ import pytest
 from tasks.core.host import require_program
 from tests.project import Project, Published, free_port, wait_for_port
 
-pytestmark = [pytest.mark.container, pytest.mark.xdist_group("published")]
+pytestmark = pytest.mark.container
 
 
 @pytest.fixture

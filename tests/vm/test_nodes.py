@@ -51,13 +51,20 @@ def ssh(machine: Machine, key: Path, known: Path, *words: str) -> subprocess.Com
     )  # fmt: skip
 
 
-def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -> None:
-    """Named, reached by its keys alone, its data as large as the disk; safe at any power cut."""
-    key, known, log = tmp_path / "key", tmp_path / "known", tmp_path / "writes"
+def known_host(project: Project, folder: Path, name: str) -> Path:
+    """A new node, which `folder/key` opens, and the file of known hosts that has it."""
+    key, known = folder / "key", folder / "known"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    said = project.inv("node.new", "crag-7", "--keys", f"{key}.pub")
+    said = project.inv("node.new", name, "--keys", f"{key}.pub")
     host_key = next(line.split(None, 2)[2] for line in said.splitlines() if "host key" in line)
     known.write_text(f"node {host_key}\n")
+    return known
+
+
+def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -> None:
+    """Named, reached by its keys alone, its data as large as the disk; safe at any power cut."""
+    key, known = tmp_path / "key", known_host(project, tmp_path, "crag-7")
+    log = tmp_path / "writes"
     own = project.root / "nodes/crag-7"
     (own / "mactab").write_text(f"lan0 {QEMU_MAC}\n")
     (own / "interfaces").write_text(
@@ -135,6 +142,18 @@ def every_moment_had_a_table(disk: Path, log: Path) -> None:
             ends.add(table.pop("data").end)
             assert table == slots, f"after a write at byte {write.offset}"
     assert len(ends) == 2, "it grew, at once"
+
+
+def test_a_serial_line_without_a_login(project: Project, tmp_path: Path) -> None:
+    """Such a node is reached by SSH."""
+    key, known = tmp_path / "key", known_host(project, tmp_path, "crag-6")
+    project.inv("node.image", "crag-6", BELAY_LOGIN_SERIAL="false")
+    with Machine(project.build / "crag-6.img", tmp_path / "machine", bios=True) as machine:
+        machine.wait_for_console("Looking at the health of this boot")
+        machine.wait_until(lambda: not ssh(machine, key, known, "belay status").returncode, 600)
+        done = ssh(machine, key, known, "pgrep -f ttyS0")
+        assert done.returncode == 1, done.stdout
+        assert "login:" not in machine.log.read_text()
 
 
 @pytest.fixture

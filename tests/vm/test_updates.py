@@ -16,7 +16,7 @@ from tests.project import Project, Published
 from tests.write_log import writes
 from updater.grubenv import BAD, TRIAL, BootState, SlotState
 
-pytestmark = [pytest.mark.vm(minutes=6), pytest.mark.xdist_group("published")]
+pytestmark = pytest.mark.vm(minutes=6)
 
 UPDATE_TIMEOUT_S = 900
 HALF = 80 << 20
