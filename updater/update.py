@@ -17,8 +17,8 @@ import hashlib
 import lzma
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from updater.disk import Disk
 from updater.errors import Refused, Unreachable, UpdateError
@@ -40,6 +40,9 @@ from updater.memory import Memory, Tried
 from updater.node import Node
 from updater.signature import PublicKey
 from updater.source import Source
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
@@ -227,6 +230,8 @@ class Updater:
 
         While one is written, the next comes and is unpacked: writing has a thread of its own.
         """
+        from concurrent.futures import ThreadPoolExecutor  # slow to come; most looks find no news
+
         blob = f"blobs/{manifest.slot.blob.sha256}"
         chunks = manifest.slot.chunks
 
