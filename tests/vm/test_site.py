@@ -166,6 +166,7 @@ def each_slot_has_its_own(project: Project, machine: Machine) -> None:
     machine.start()
     machine.wait_for_console(r"belay: booting slot b \(good\)")
     machine.wait_for_login()
+    machine.wait_until_confirmed()
     assert "site 0.1.0, " in machine.succeed("belay status")
     assert "site 0.5.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
     machine.succeed("ls /etc/second && belay rollback")
