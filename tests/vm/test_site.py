@@ -121,10 +121,11 @@ def test_a_web_server_leaves_what_harms_it(project: Project, tmp_path: Path) -> 
 
 
 def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_path: Path) -> None:
-    """The same image and site make no web server of crag-2."""
+    """No web server is made of crag-2; but of the same disk, with the stick of crag-1."""
     project.inv("image", BELAY_UPDATE_DEADLINE_S="90")
     machine = node(project, tmp_path, "crag-2")
-    project.inv("node.new", "crag-1")
+    other = tmp_path / "stick of crag-1"
+    project.inv("node.new", "crag-1", "--usb", str(other))
     (tmp_path / "token").write_text("open sesame")
     project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
     secrets = project.root / "site/secrets"
@@ -155,6 +156,7 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
         machine.wait_for_console(f"site 0.4.0 is left: {why}", SITE_TIMEOUT_S)
         machine.wait_for_console(r"belay: booting slot a")
         machine.power_cut()
+        machine.hardware = replace(machine.hardware, usb=other)
         each_slot_has_its_own(project, machine)
         assert f"site 0.4.0 was left: {why}" in machine.succeed("belay status")
 
@@ -168,6 +170,8 @@ def each_slot_has_its_own(project: Project, machine: Machine) -> None:
     machine.wait_for_login()
     machine.wait_until_confirmed()
     assert "site 0.1.0, " in machine.succeed("belay status")
+    page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
+    assert "Welcome from crag-1." in page
     assert "site 0.5.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
     machine.succeed("ls /etc/second && belay rollback")
     machine.type("reboot\n")
