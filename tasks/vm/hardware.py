@@ -23,6 +23,13 @@ FIRMWARE = (
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),  # Arch
 )
 
+# UEFI prepares to boot over every network that there is, which takes it a second.
+NO_NETBOOT = tuple(
+    word
+    for protocol in ("IPv4", "IPv6")
+    for word in ("-fw_cfg", f"name=opt/org.tianocore/{protocol}PXESupport,string=n")
+)
+
 # Of a processor without the flaws that a kernel works around: under emulation that only takes time.
 EMULATED_CPU = "qemu64,vendor=CentaurHauls,family=5"
 
@@ -91,6 +98,8 @@ class Hardware:
         if self.netboot:
             network += f",bootfile={self.netboot}"
             words += ["-boot", "n"]
+        else:
+            words += NO_NETBOOT
         words += ["-nic", network, "-device", "qemu-xhci,id=usb"]
         words += ["-device", "virtio-rng-pci"]
         if self.usb:
