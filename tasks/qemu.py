@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,7 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         elif keep:
             say(f"going on with {disk}; delete it to start from the image again")
         if slot:
-            write_boot_state(disk, replace(read_boot_state(disk), next=slot))
+            write_boot_state(disk, read_boot_state(disk)._replace(next=slot))
         hardware = Hardware(
             disk,
             None if bios else copy_variables(folder),

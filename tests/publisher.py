@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import http.server
 import json
@@ -118,7 +117,7 @@ class FileNode:
 
     def change(self, **values: Any) -> None:
         """Change what the node is."""
-        self.node = dataclasses.replace(self.node, **values)
+        self.node = self.node._replace(**values)
         self.memory = Memory(self.node, lambda: self.clock)
 
     def updater(self, place: str) -> Updater:

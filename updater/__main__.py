@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updater import gate
 from updater.errors import Unreachable, UpdateError
 from updater.grubenv import TRIAL
 from updater.memory import Memory
@@ -101,15 +98,15 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
     if not left and state.why != "none":
         left = f"its reason was lost; the boot loader knows: {state.why}"
     result = {
-        "system": asdict(node.system),
+        "system": node.system._asdict(),
         "slot": node.slot,
         "mode": node.mode,
         "order": state.order,
         "last_good": state.last_good,
-        "slots": {name: asdict(slot) for name, slot in state.slots.items()},
+        "slots": {name: slot._asdict() for name, slot in state.slots.items()},
         "channel": node.settings.channel,
         "url": node.settings.url,
-        "tried": asdict(tried) if tried else None,
+        "tried": tried._asdict() if tried else None,
         "left": left,
         "name": node.name,
         "site": its.applied(),
@@ -195,6 +192,8 @@ def _wanted(updater: Updater, options: argparse.Namespace) -> Manifest | None:
 
 def confirm(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    from updater import gate
+
     with _alone(node):
         gate.confirm(node, memory, lambda text: _say(options, text))
     return {"slot": node.slot}
@@ -202,6 +201,8 @@ def confirm(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
 
 def rollback(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    from updater import gate
+
     with _alone(node):
         gate.roll_back(node, memory, lambda text: _say(options, text))
     return {"slot": node.other}
@@ -215,7 +216,7 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
             reason = f": {event.reason}" if event.reason else ""
             print(f"{when}  {event.what:9}  {event.version} in slot {event.slot}{reason}")
-    return {"events": [asdict(event) for event in events]}
+    return {"events": [event._asdict() for event in events]}
 
 
 def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
         return {"version": "", "changed": []}
     what = "is applied" if done.well else f"failed: {done.why}"
     _say(options, f"site {done.version} {what}, {len(done.changed)} changes")
-    return {**asdict(done), "code": 0 if done.well else 1}
+    return {**done._asdict(), "code": 0 if done.well else 1}
 
 
 def install(options: argparse.Namespace) -> dict[str, Any]:
@@ -254,11 +255,13 @@ def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[s
     if not options.json:
         for span in spans:
             print(f"{span.start:7.2f} s  {span.seconds:6.2f} s  {span.name}")
-    return {"spans": [asdict(span) for span in spans]}
+    return {"spans": [span._asdict() for span in spans]}
 
 
 def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    from updater import gate
+
     with _alone(node, wait=True):
         well = gate.gate(node, memory, _say_on_console, _reboot, _whisper)
     return {"well": well, "code": 0 if well else 1}
@@ -369,6 +372,8 @@ def _whisper(text: str) -> None:
 
 
 def _reboot() -> None:
+    import subprocess
+
     subprocess.run(["reboot"], check=False)
 
 

@@ -6,14 +6,12 @@ its end (/run/openrc/started), whose time is that moment. A service's span reach
 before it.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 STARTED = "run/openrc/started"
 _LINE = re.compile(r"^(?:<\d+>)?\[ *(\d+\.\d+)\] (.*)")
@@ -21,8 +19,7 @@ _MARKS = (("kernel", "Run /init as init process"), ("initramfs", "belay: startin
 _STARTED = "belay: started "
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A part of the boot: its `start` in seconds after the kernel's own, and how long it took."""
 
     name: str

@@ -6,7 +6,6 @@ Memory that goes to the disk directly lies on page borders, and so does what it 
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import stat
@@ -88,6 +87,8 @@ class Disk:
 
     def sha256(self, size: int) -> str:
         """The hash of the first `size` bytes, as the disk has them."""
+        import hashlib  # which brings OpenSSL along
+
         digest = hashlib.sha256()
         for data in self.pieces(size):
             digest.update(data)

@@ -6,7 +6,6 @@ Every change of the boot state on a running node is here or in `Updater.install`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from updater.errors import UpdateError
@@ -64,7 +63,7 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
     """The running slot is good and has all its tries; the keys that its image revokes are gone."""
     before = node.boot.read()
     state = before.with_slot(node.slot, GOOD)
-    node.boot.write(replace(state, last_good=node.slot, rescues=0))
+    node.boot.write(state._replace(last_good=node.slot, rescues=0))
     say(f"slot {node.slot} is good: {node.system.os} {node.system.version}")
     _mark_confirmed(node)
     if before.slots[node.slot].state != TRIAL:
@@ -73,10 +72,10 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
     try:
         trust = memory.trust()
         revoked = tuple(sorted({*trust.revoked, *node.revoked}))
-        memory.keep_trust(replace(trust, revoked=revoked))
+        memory.keep_trust(trust._replace(revoked=revoked))
         tried = memory.tried()
         if tried and tried.slot == node.slot:
-            memory.keep_tried(replace(tried, confirmed=True))
+            memory.keep_tried(tried._replace(confirmed=True))
     except UpdateError as error:
         say(str(error))  # the slot is good nevertheless
 
@@ -89,7 +88,7 @@ def leave(node: Node, memory: Memory, reason: str, say: Say) -> None:
     say(f"slot {node.slot} is left: {reason}")
     _note_left(node, memory, node.system.version, node.slot, reason)
     state = node.boot.read().with_slot(node.slot, BAD)
-    node.boot.write(replace(state, order=(node.other, node.slot), why="gate"))
+    node.boot.write(state._replace(order=(node.other, node.slot), why="gate"))
 
 
 def roll_back(node: Node, memory: Memory, say: Say) -> None:
@@ -100,7 +99,7 @@ def roll_back(node: Node, memory: Memory, say: Say) -> None:
         raise UpdateError(f"slot {node.other} is {other.state}: there is nothing to go back to")
     _note_left(node, memory, node.system.version, node.slot, "by belay rollback")
     order = (node.other, node.slot)
-    node.boot.write(replace(state.with_slot(node.slot, BAD), order=order, last_good=node.other))
+    node.boot.write(state.with_slot(node.slot, BAD)._replace(order=order, last_good=node.other))
     say(f"slot {node.other} is booted next")
 
 

@@ -8,9 +8,8 @@ torn write leaves either the old state or the new one. The rules that GRUB follo
 Format: "environment block" in GRUB's manual, https://www.gnu.org/software/grub/manual/grub/
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from typing import NamedTuple
 
 SIZE = 1024
 FIRST_SECTOR = 512
@@ -22,28 +21,26 @@ TRIES = {GOOD: 8, TRIAL: 3, BAD: 0}
 RESCUES = 3
 
 
-@dataclass(frozen=True)
-class SlotState:
+class SlotState(NamedTuple):
     """What is known of a slot: `state` is good, trial or bad; `tries` are left."""
 
     state: str = GOOD
     tries: int = TRIES[GOOD]
 
 
-@dataclass(frozen=True)
-class BootState:
+class BootState(NamedTuple):
     """All that is in grubenv; the defaults are what GRUB goes by where it can't read it."""
 
     order: tuple[str, str] = SLOTS
-    slots: dict[str, SlotState] = field(default_factory=lambda: {s: SlotState() for s in SLOTS})
+    slots: Mapping[str, SlotState] = {"a": SlotState(), "b": SlotState()}
     last_good: str = "a"
     next: str = ""  # a slot to boot once, whatever its state
     rescues: int = 0  # rescue boots since the last good one
     why: str = "none"  # why a slot was left: none, gate, deadline, panic
 
-    def with_slot(self, slot: str, state: str) -> BootState:
+    def with_slot(self, slot: str, state: str) -> "BootState":
         """The same with `slot` in another state, and the tries that go with it."""
-        return replace(self, slots={**self.slots, slot: SlotState(state, TRIES[state])})
+        return self._replace(slots={**self.slots, slot: SlotState(state, TRIES[state])})
 
 
 def render(state: BootState) -> bytes:

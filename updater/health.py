@@ -4,13 +4,11 @@ Each says by its exit code whether the system is well: 0 yes, 77 can't be told h
 says why), anything else no.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from updater.node import ETC, Node
 from updater.process import run_within
@@ -19,8 +17,7 @@ SKIPPED = 77
 LINES = 8  # of the output are kept
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """Of the check `name`: `failed` says so, `output` are its last lines."""
 
     name: str

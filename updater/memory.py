@@ -4,15 +4,12 @@
 floor of time, the image's own list of revoked keys as that of keys, and grubenv knows of the slots.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from updater.errors import UpdateError
 from updater.node import Node
@@ -21,20 +18,18 @@ HISTORY_LINES = 500
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
 
 
-@dataclass(frozen=True)
-class Trust:
+class Trust(NamedTuple):
     """`newest` signed time that was seen, by channel; `revoked` ids of keys.
 
     `cached` is the channel file as it came last, with the server's tag of it.
     """
 
-    newest: dict[str, int] = field(default_factory=dict)
+    newest: Mapping[str, int] = {}
     revoked: tuple[str, ...] = ()
-    etags: dict[str, str] = field(default_factory=dict)
+    etags: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """Something worth telling later. `time` in seconds since 1970, by the node's clock."""
 
     time: int
@@ -44,8 +39,7 @@ class Event:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(NamedTuple):
     """The last release that was installed. `left` says why it was given up, if it was."""
 
     version: str
@@ -78,7 +72,7 @@ class Memory:
     def keep_trust(self, trust: Trust) -> None:
         """Raises UpdateError where it can't be kept."""
         if trust != self.trust():
-            self.write("trust.json", json.dumps(asdict(trust)).encode())
+            self.write("trust.json", json.dumps(trust._asdict()).encode())
 
     def tried(self) -> Tried | None:
         """The last release that was installed here, if that is known."""
@@ -89,7 +83,7 @@ class Memory:
 
     def keep_tried(self, tried: Tried) -> None:
         """Raises UpdateError where it can't be kept."""
-        self.write("tried.json", json.dumps(asdict(tried)).encode())
+        self.write("tried.json", json.dumps(tried._asdict()).encode())
 
     def now(self, channel: str) -> int:
         """The time, as far as it can be known without trusting the clock alone.
@@ -105,7 +99,7 @@ class Memory:
         """Add to the history. Where that can't be, the work goes on."""
         lines = self._lines()[-HISTORY_LINES:]
         event = Event(int(self.clock()), what, version, slot, reason)
-        lines.append(json.dumps(asdict(event)))
+        lines.append(json.dumps(event._asdict()))
         try:
             self.write("history", "".join(f"{line}\n" for line in lines).encode())
         except UpdateError:

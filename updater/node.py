@@ -1,11 +1,8 @@
 """What this node is: which slot runs, where its disk and its files are, what it was told."""
 
-from __future__ import annotations
-
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from updater.boot import BootStateFile
 from updater.errors import UpdateError
@@ -19,8 +16,7 @@ DATA = "data"
 DATA_FOLDER = "belay"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """`settings.json` of the image, overridden by that of the node's own files.
 
     `url` is the server; `rate` the bytes a second that a download may take (0: all); `window` the
@@ -41,8 +37,7 @@ class Settings:
     site: bool = False  # whether the server has a configuration for this node
 
 
-@dataclass(frozen=True)
-class System:
+class System(NamedTuple):
     """The running release, as `release.json` of its image says. `built` in seconds since 1970."""
 
     os: str
@@ -51,8 +46,7 @@ class System:
     built: int
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """`slot` is the running one; `mode` good, trial, once or rescue, as the boot loader says."""
 
     root: Path
@@ -63,7 +57,7 @@ class Node:
     slots: dict[str, Path]
     boot: BootStateFile
     keys: list[PublicKey]
-    revoked: frozenset[str] = field(default_factory=frozenset)
+    revoked: frozenset[str] = frozenset()
 
     @property
     def other(self) -> str:
@@ -124,10 +118,9 @@ def _own_settings(root: Path) -> dict[str, Any]:
     """The node's own, as far as they make sense: a slip there must not end all updates."""
     try:
         values = _json(root / NODE_FILES / "settings.json")
-        known = {name: kind for name, kind in Settings.__annotations__.items() if name in values}
-        kinds = {"str": str, "int": int, "bool": bool}
-        return {name: values[name] for name in known if type(values[name]) is kinds[known[name]]}
-    except (OSError, ValueError, TypeError):
+        kinds = Settings.__annotations__
+        return {name: value for name, value in values.items() if type(value) is kinds.get(name)}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 

@@ -6,16 +6,12 @@ BLAKE2b-512 hash of the file. The trusted comment is signed too, but nothing her
 Format: https://jedisct1.github.io/minisign/#signature-format
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
-import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from updater.ed25519 import verify as ed25519_verify
 from updater.errors import Refused
 
 _COMMENT = b"untrusted comment: "
@@ -25,15 +21,14 @@ _SIGNATURE_KIND = b"ED"
 LINES = 4  # of a signature file
 
 
-@dataclass(frozen=True)
-class PublicKey:
+class PublicKey(NamedTuple):
     """`id` is the 16 hexadecimal digits that minisign shows; `key` has 32 bytes."""
 
     id: str
     key: bytes
 
     @classmethod
-    def parse(cls, text: bytes, name: str) -> PublicKey:
+    def parse(cls, text: bytes, name: str) -> "PublicKey":
         """Read a minisign.pub. Raises Refused where it is none; `name` says which file."""
         data = _decoded(text.strip().splitlines()[-1] if text.strip() else b"", 42, name)
         if data[:2] != _KEY_KIND:
@@ -48,6 +43,10 @@ def read_keys(folder: Path) -> list[PublicKey]:
 
 def verify(data: bytes, signature: bytes, keys: Iterable[PublicKey], name: str) -> str:
     """Raise Refused unless `signature` is of `data` and by one of `keys`; return that key's id."""
+    import hashlib  # which brings OpenSSL along
+
+    from updater.ed25519 import verify as ed25519_verify
+
     lines = signature.split(b"\n")
     if len(lines) != LINES + 1 or lines[-1] != b"":
         raise Refused(f"the signature of {name} has {len(lines) - 1} lines, wanted {LINES}")

@@ -18,15 +18,13 @@ A boot that finds `trial` knows that the node went down before it was confirmed:
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from updater.errors import Refused, UpdateError
 from updater.grubenv import GOOD, TRIAL
@@ -47,8 +45,7 @@ LINES = 20  # of what `apply` says are kept
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Applied:
+class Applied(NamedTuple):
     """What became of the configuration at this boot. `why` says what was wrong, if anything was."""
 
     version: str
@@ -87,6 +84,8 @@ class Site:
         if state.slots[self.node.other].state == TRIAL:
             return None  # one trial at a time: the release comes first
         channel = updater.channel(f"{self.node.settings.channel}.site")
+        import hashlib  # which brings OpenSSL along
+
         digests = {
             which: hashlib.sha256(self.memory.read(self._file(which))).hexdigest()
             for which in ("good", "bad")
@@ -104,7 +103,7 @@ class Site:
             return applied
         self._leave(archive, why)
         reboot()
-        return replace(applied, well=False, why=why)
+        return applied._replace(well=False, why=why)
 
     def _unhealthy(self) -> str:
         for result in run_checks(self.node):
@@ -156,7 +155,7 @@ class Site:
         changed = _changes(lines[-1]) if lines else ()
         text = "\n".join(lines[-LINES:])
         applied = Applied(version, code == 0, changed, "" if code == 0 else f"apply: {text}")
-        (self.node.root / f"{TREE}.json").write_text(json.dumps(asdict(applied)))
+        (self.node.root / f"{TREE}.json").write_text(json.dumps(applied._asdict()))
         return applied
 
 

@@ -17,7 +17,7 @@ import hashlib
 import lzma
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from updater.disk import Disk
@@ -104,7 +104,7 @@ class Updater:
         if answer:
             self.memory.write(f"channel-{name}", data)
         newest = {**trust.newest, name: channel.signed}
-        self.memory.keep_trust(replace(trust, newest=newest, etags={**trust.etags, name: etag}))
+        self.memory.keep_trust(trust._replace(newest=newest, etags={**trust.etags, name: etag}))
         return channel
 
     def offered(self) -> Offer:
@@ -171,7 +171,7 @@ class Updater:
                     f"only {disk.size}"
                 )
             node.boot.write(
-                replace(state.with_slot(slot, BAD), order=(node.slot, slot), next="", why="none")
+                state.with_slot(slot, BAD)._replace(order=(node.slot, slot), next="", why="none")
             )
             self._write_chunks(disk, manifest)
             disk.flush()
@@ -183,7 +183,7 @@ class Updater:
                 )
             self.memory.keep_tried(Tried(manifest.version, slot, reached=self.source.remote))
             state = node.boot.read()
-            node.boot.write(replace(state.with_slot(slot, TRIAL), order=(slot, node.slot)))
+            node.boot.write(state.with_slot(slot, TRIAL)._replace(order=(slot, node.slot)))
         self.memory.note("update", manifest.version, slot)
 
     def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,7 +157,7 @@ def test_without_data_status_says_what_the_boot_loader_knows(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     boot = BootStateFile(root / "dev/vda2")
-    boot.write(replace(boot.read().with_slot("b", BAD), why="panic"))
+    boot.write(boot.read().with_slot("b", BAD)._replace(why="panic"))
     assert main(["--root", str(root), "status"]) == 0
     said = capsys.readouterr().out
     assert "before this one was left: its reason was lost; the boot loader knows: panic" in said

@@ -493,7 +493,7 @@ def test_a_limit_slows_a_download(publisher: Publisher) -> None:
 
 def test_a_slot_that_is_not_confirmed_keeps_the_other(publisher: Publisher, node: FileNode) -> None:
     publisher.publish("1.1.0")
-    node.boot.write(replace(node.boot.read(), last_good="b"))
+    node.boot.write(node.boot.read()._replace(last_good="b"))
     before = node.state() | {"b": node.slots["b"].read_bytes()}
     with pytest.raises(UpdateError, match="slot a is not confirmed: slot b may be needed"):
         node.update(str(publisher.store.folder))

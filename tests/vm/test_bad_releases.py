@@ -6,7 +6,6 @@ One with a service that fails is left in test_updates.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,9 +73,9 @@ def test_it_goes_back_by_itself(name: str, project: Project, tmp_path: Path) -> 
     with machine.disk.open("r+b") as disk:
         disk.seek(read_table(disk)["slot-b"].offset)
         disk.write((project.build / "slot.img").read_bytes())
-    state = replace(read_boot_state(machine.disk), order=("b", "a"))
-    state.slots["b"] = SlotState("trial", 1)
-    write_boot_state(machine.disk, state)
+    state = read_boot_state(machine.disk)
+    slots = {**state.slots, "b": SlotState("trial", 1)}
+    write_boot_state(machine.disk, state._replace(order=("b", "a"), slots=slots))
 
     with machine:
         if name == "no network":

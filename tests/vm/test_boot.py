@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
     (stick / "name").write_text("crag-7\n")
     (stick / "large").write_bytes(bytes(2 << 20))
     machine = Machine(disk_image, tmp_path / "machine", usb=stick)
-    write_boot_state(machine.disk, replace(read_boot_state(machine.disk), next="b"))
+    write_boot_state(machine.disk, read_boot_state(machine.disk)._replace(next="b"))
 
     with machine:
         machine.wait_for_console(r"belay: booting slot b \(once\)")
@@ -82,8 +81,9 @@ def test_a_slot_that_panics_is_left_for_the_other(
 ) -> None:
     """The slot's root part is damaged, so init gives up."""
     machine = Machine(disk_image, tmp_path / "machine", bios=bios)
-    boot = replace(read_boot_state(machine.disk), order=("b", "a"), last_good="b")
-    boot.slots["b"] = SlotState(state, tries)
+    boot = read_boot_state(machine.disk)
+    slots = {**boot.slots, "b": SlotState(state, tries)}
+    boot = boot._replace(order=("b", "a"), slots=slots, last_good="b")
     write_boot_state(machine.disk, boot)
     with machine.disk.open("r+b") as disk:
 
@@ -151,7 +151,7 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
 ) -> None:
     machine = Machine(disk_image, tmp_path / "machine", bios=True)
     state = read_boot_state(machine.disk).with_slot("a", "bad").with_slot("b", "bad")
-    write_boot_state(machine.disk, replace(state, last_good="b", rescues=2))
+    write_boot_state(machine.disk, state._replace(last_good="b", rescues=2))
     with machine:
         machine.wait_for_console(r"belay: booting slot b \(rescue\)")
         machine.wait_for_login()

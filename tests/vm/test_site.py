@@ -163,7 +163,7 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
 
 def each_slot_has_its_own(project: Project, machine: Machine) -> None:
     """The other slot begins with what was good; going back brings back what was good there."""
-    write_boot_state(machine.disk, replace(read_boot_state(machine.disk), order=("b", "a")))
+    write_boot_state(machine.disk, read_boot_state(machine.disk)._replace(order=("b", "a")))
     publish(project, "0.5.0", common="tools.file('/etc/second', '2')")
     machine.start()
     machine.wait_for_console(r"belay: booting slot b \(good\)")
