@@ -14,7 +14,7 @@ from invoke.tasks import task
 from tasks.build import build
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse, copy_sparse_to
+from tasks.core.files import copy_sparse
 from tasks.core.output import say
 from tasks.core.paths import BUILD
 from updater.grubenv import SLOTS
@@ -127,11 +127,9 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
 
 def unpack_disk(config: Config, version: str, target: Path) -> None:
     """Put the disk image of a release to `target`."""
-    import lzma
-
+    from tasks.releases.chunks import unpack_xz
     from tasks.releases.make import DISK_IMAGE, store_of, trusted_keys
 
     store = store_of(config)
     blob = store.manifest(version, trusted_keys()).files[DISK_IMAGE]
-    with lzma.open(store.blobs / blob.sha256) as packed, target.open("wb") as disk:
-        copy_sparse_to(disk, packed)
+    unpack_xz(store.blobs / blob.sha256, target)

@@ -111,11 +111,16 @@ def remove_tree(folder: Path) -> None:
 def copy_sparse_to(writer: IO[bytes], reader: IO[bytes]) -> None:
     """Write all that `reader` has to a fresh file; long runs of zeros take no room."""
     while data := reader.read(len(ZEROS)):
-        if ZEROS.startswith(data):
-            writer.seek(len(data), os.SEEK_CUR)
-        else:
-            writer.write(data)
+        write_sparse(writer, data)
     writer.truncate()
+
+
+def write_sparse(writer: IO[bytes], data: bytes) -> None:
+    """Write to a fresh file, which is to be truncated in the end; zeros take no room."""
+    if data == bytes(len(data)):
+        writer.seek(len(data), os.SEEK_CUR)
+    else:
+        writer.write(data)
 
 
 def copy_sparse(source: Path, target: Path) -> None:

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from tasks.alpine.archive import Transferred
 from tasks.core.cache import mark_used
-from tasks.core.files import write_atomically
+from tasks.core.files import write_atomically, write_sparse
 from tasks.core.paths import CACHE
 from updater.formats import CHUNK, Blob, Chunk, SlotImage
+
+# What each packed chunk begins with: format, no checksum of its own, and the CRC of that.
+STREAM = lzma.compress(b"", lzma.FORMAT_XZ, lzma.CHECK_NONE)[:12]
 
 
 def write_slot(
@@ -45,6 +48,33 @@ def write_xz(
     pieces = _pieces(path, borders, hashlib.sha256())
     blob, _ = _write(pieces, blobs, path.stat().st_size, level, transferred)
     return blob
+
+
+def unpack_xz(packed: Path, target: Path) -> None:
+    """Unpack what `write_xz` wrote, on all processors; a chunk that is in both slots once."""
+    _, *streams = packed.read_bytes().split(STREAM)
+    places: dict[bytes, tuple[int, int]] = {}
+    count = os.cpu_count() or 1
+    with target.open("wb+") as file, ThreadPoolExecutor(count) as pool:
+        for start in range(0, len(streams), 2 * count):
+            batch = streams[start : start + 2 * count]
+            fresh = [stream for stream in dict.fromkeys(batch) if stream not in places]
+            pieces = dict(zip(fresh, pool.map(_unpacked, fresh), strict=True))
+            for stream in batch:
+                if stream in pieces:
+                    places[stream] = file.tell(), len(pieces[stream])
+                    write_sparse(file, pieces.pop(stream))
+                else:
+                    here, (place, size) = file.tell(), places[stream]
+                    file.seek(place)
+                    data = file.read(size).ljust(size, b"\0")  # the file may end in a hole
+                    file.seek(here)
+                    write_sparse(file, data)
+        file.truncate()
+
+
+def _unpacked(rest: bytes) -> bytes:
+    return lzma.decompress(STREAM + rest)
 
 
 def _write(

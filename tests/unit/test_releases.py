@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
+import random
 from pathlib import Path
 
 import pytest
 
 from tasks.releases import make
 from tasks.releases.changes import changes
+from tasks.releases.chunks import unpack_xz, write_xz
 from tests.publisher import Key, Publisher
+from updater.formats import CHUNK
 
 
 @pytest.fixture
@@ -44,3 +48,19 @@ def test_changes_read_like_a_list_of_packages() -> None:
     assert found.lines() == [
         "  curl 8.1-r0 -> 8.2-r0", "- nano 7-r0", "+ vim 9-r0", "  slot image: +2.5 MB",
     ]  # fmt: skip
+
+
+def test_a_disk_is_unpacked_as_it_was_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With chunks that come again, and holes in the middle and at the end."""
+    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    disk, blobs = tmp_path / "disk", tmp_path / "blobs"
+    slot = random.Random(3).randbytes(CHUNK) + b"the rest of a slot"
+    with disk.open("wb") as file:
+        for piece in (bytes(5 * CHUNK), slot, bytes(CHUNK), slot, bytes(11 * CHUNK)):
+            file.write(piece)
+    blob = write_xz(disk, [0, 5 * CHUNK], blobs, level=0)
+    unpack_xz(blobs / blob.sha256, tmp_path / "unpacked")
+    assert (tmp_path / "unpacked").read_bytes() == disk.read_bytes()
+    assert lzma.decompress((blobs / blob.sha256).read_bytes()) == disk.read_bytes()

@@ -63,7 +63,7 @@ def project(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Projec
 @pytest.mark.parametrize("name", CASES)
 def test_it_goes_back_by_itself(name: str, project: Project, tmp_path: Path) -> None:
     change, check, reason = CASES[name]
-    machine = Machine(project.build / "disk.img", tmp_path / "machine", watchdog=True)
+    machine = Machine(project.build / "disk.img", tmp_path / "machine", bios=True, watchdog=True)
     env = change(project.root)
     try:
         project.inv("slot", BELAY_OS_VERSION="1.9.0", **env)
