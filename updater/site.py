@@ -79,7 +79,8 @@ class Site:
     def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
         """Try what the channel has, if that is new; None if not. Raises UpdateError."""
         state = self.node.boot.read()
-        if state.slots[self.node.slot].state != GOOD or self.node.mode != GOOD:
+        # A trial that was confirmed is good, though it is what this boot began as.
+        if state.slots[self.node.slot].state != GOOD or self.node.mode not in (GOOD, TRIAL):
             return None
         if state.slots[self.node.other].state == TRIAL:
             return None  # one trial at a time: the release comes first

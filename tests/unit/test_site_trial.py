@@ -132,6 +132,8 @@ def test_there_are_never_two_trials(trials: Trials) -> None:
     trials.node.boot.write(BootState().with_slot("a", TRIAL))
     trials.node.change(mode=TRIAL)
     assert trials.offer(site(WELL)) is None, "a release is tried"
+    trials.node.boot.write(BootState())
+    assert trials.offer(site(WELL)), "it was confirmed, though it is still the same boot"
 
 
 def test_a_release_on_trial_begins_with_what_was_good(trials: Trials) -> None:
