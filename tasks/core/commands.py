@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.core.errors import UserError
+from tasks.core.output import say
 
 LOG_TAIL_LINES = 15
 
@@ -42,11 +43,13 @@ def run(
     what: str,
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    whole: bool = False,
 ) -> str:
     """Run `argv` with its output in the file `log`, and return that output.
 
     Raises CommandError, in which `what` names the work. Files are made with umask 022, because
-    their modes end up in what is built. `end_all` ends it from another thread.
+    their modes end up in what is built. `end_all` ends it from another thread; one that has to be
+    done `whole` is waited for.
     """
     words = [str(word) for word in argv]
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +75,12 @@ def run(
             )
         except FileNotFoundError:
             raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
+        end = partial(_wait_for, process, what) if whole else partial(_end, process)
         try:
-            with ended_by(partial(_end, process)):
+            with ended_by(end):
                 process.wait()
         finally:
-            _end(process)
+            end()
             process.wait()
         sink.seek(start)
         output = sink.read().decode(errors="replace")
@@ -93,6 +97,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for(process: subprocess.Popen[bytes], what: str) -> None:
+    """Let a command end by itself. Who doesn't want to wait leaves it to it."""
+    if process.poll() is None:
+        say(f"{what} can't be ended in the middle: waiting; Ctrl-C again lets it go on unseen")
+        process.wait()
 
 
 def start_over() -> None:

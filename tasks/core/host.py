@@ -27,7 +27,8 @@ def require_program(name: str, debian_packages: Sequence[str]) -> str:
     log, what = LOGS / "apt-get.log", f"installing {words}"
     run(["apt-get", "-q", "update"], log=log, what=what, env=environ)
     install = ["apt-get", "-q", "install", "-y", "--no-install-recommends"]
-    run([*install, *debian_packages], log=log, what=what, env=environ)
+    # In the middle of it, nothing could be installed afterwards.
+    run([*install, *debian_packages], log=log, what=what, env=environ, whole=True)
     if not (found := shutil.which(name)):
         raise UserError(f"{words} brought no {name}; the output: {log}")
     return found
