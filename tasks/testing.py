@@ -66,7 +66,7 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
     # Virtual machines take one processor each, and much longer than other tests. Now and then they
     # wait, for a network or a watchdog: three keep two processors busy.
     # In the order of tests/conftest.py.
-    everything = ["--numprocesses", "2", "--no-loadscope-reorder"]
+    everything = ["--numprocesses", "3", "--no-loadscope-reorder"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     # An emulated processor translates a program anew wherever it begins at a new address: boots

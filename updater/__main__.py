@@ -228,7 +228,7 @@ def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
         its = Site(node, memory, say)
         done = its.boot() if options.boot else its.update(_updater(node, memory, options), _reboot)
     if done is None:
-        _say(options, "the site has nothing new for this node")
+        _say(options, its.waits() or "the site has nothing new for this node")
         return {"version": "", "changed": []}
     what = "is applied" if done.well else f"failed: {done.why}"
     _say(options, f"site {done.version} {what}, {len(done.changed)} changes")

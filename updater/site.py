@@ -76,14 +76,22 @@ class Site:
                     self.memory.write(self._file("good"), good)
         return self._apply(good) if good else None
 
-    def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
-        """Try what the channel has, if that is new; None if not. Raises UpdateError."""
-        state = self.node.boot.read()
+    def waits(self) -> str:
+        """Why a new configuration isn't tried now; nothing where it may be."""
+        slots, mode = self.node.boot.read().slots, self.node.mode
+        if mode not in (GOOD, TRIAL):
+            return f"no new site is tried in a boot of mode {mode}"
         # A trial that was confirmed is good, though it is what this boot began as.
-        if state.slots[self.node.slot].state != GOOD or self.node.mode not in (GOOD, TRIAL):
+        if slots[self.node.slot].state != GOOD:
+            return "a new site is tried when this boot is confirmed"
+        if slots[self.node.other].state == TRIAL:  # one trial at a time
+            return f"a new site is tried after the release in slot {self.node.other}"
+        return ""
+
+    def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
+        """Try what the channel has, if that is new and may be; None if not. Raises UpdateError."""
+        if self.waits():
             return None
-        if state.slots[self.node.other].state == TRIAL:
-            return None  # one trial at a time: the release comes first
         channel = updater.channel(f"{self.node.settings.channel}.site")
         import hashlib  # which brings OpenSSL along
 

@@ -128,10 +128,12 @@ def test_a_trial_that_was_cut_off_is_left(trials: Trials) -> None:
 
 def test_there_are_never_two_trials(trials: Trials) -> None:
     trials.node.boot.write(BootState().with_slot("b", TRIAL))
-    assert trials.offer(site(WELL)) is None, "a release waits"
+    assert trials.offer(site(WELL)) is None
+    assert trials.site.waits() == "a new site is tried after the release in slot b"
     trials.node.boot.write(BootState().with_slot("a", TRIAL))
     trials.node.change(mode=TRIAL)
-    assert trials.offer(site(WELL)) is None, "a release is tried"
+    assert trials.offer(site(WELL)) is None
+    assert trials.site.waits() == "a new site is tried when this boot is confirmed"
     trials.node.boot.write(BootState())
     assert trials.offer(site(WELL)), "it was confirmed, though it is still the same boot"
 
