@@ -136,6 +136,9 @@ def test_there_are_never_two_trials(trials: Trials) -> None:
     assert trials.site.waits() == "a new site is tried when this boot is confirmed"
     trials.node.boot.write(BootState())
     assert trials.offer(site(WELL)), "it was confirmed, though it is still the same boot"
+    trials.node.change(mode="rescue")
+    assert trials.offer(site(WELL, "1.1.0")) is None
+    assert trials.site.waits() == "no new site is tried in a boot of mode rescue"
 
 
 def test_a_release_on_trial_begins_with_what_was_good(trials: Trials) -> None:
