@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tasks.alpine.archive import Transferred
 from tasks.core.cache import mark_used
+from tasks.core.errors import UserError
 from tasks.core.files import write_atomically, write_sparse
 from tasks.core.paths import CACHE
 from updater.formats import CHUNK, Blob, Chunk, SlotImage
@@ -51,8 +52,14 @@ def write_xz(
 
 
 def unpack_xz(packed: Path, target: Path) -> None:
-    """Unpack what `write_xz` wrote, on all processors; a chunk that is in both slots once."""
-    _, *streams = packed.read_bytes().split(STREAM)
+    """Unpack what `write_xz` wrote, on all processors; a chunk that is in both slots once.
+
+    Raises UserError where the file isn't what its name says.
+    """
+    data = packed.read_bytes()
+    if hashlib.sha256(data).hexdigest() != packed.name:
+        raise UserError(f"{packed} is damaged: its SHA-256 is not its name; bring it anew")
+    _, *streams = data.split(STREAM)
     places: dict[bytes, tuple[int, int]] = {}
     count = os.cpu_count() or 1
     with target.open("wb+") as file, ThreadPoolExecutor(count) as pool:
@@ -67,9 +74,9 @@ def unpack_xz(packed: Path, target: Path) -> None:
                 else:
                     here, (place, size) = file.tell(), places[stream]
                     file.seek(place)
-                    data = file.read(size).ljust(size, b"\0")  # the file may end in a hole
+                    piece = file.read(size).ljust(size, b"\0")  # the file may end in a hole
                     file.seek(here)
-                    write_sparse(file, data)
+                    write_sparse(file, piece)
         file.truncate()
 
 

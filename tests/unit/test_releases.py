@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import UserError
 from tasks.releases import make
 from tasks.releases.changes import changes
 from tasks.releases.chunks import unpack_xz, write_xz
@@ -64,3 +65,8 @@ def test_a_disk_is_unpacked_as_it_was_packed(
     unpack_xz(blobs / blob.sha256, tmp_path / "unpacked")
     assert (tmp_path / "unpacked").read_bytes() == disk.read_bytes()
     assert lzma.decompress((blobs / blob.sha256).read_bytes()) == disk.read_bytes()
+
+    with (blobs / blob.sha256).open("r+b") as packed:
+        packed.write(b"?")
+    with pytest.raises(UserError, match=r"is damaged: its SHA-256 is not its name"):
+        unpack_xz(blobs / blob.sha256, tmp_path / "unpacked")
