@@ -21,7 +21,7 @@ CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than 
 class Trust(NamedTuple):
     """`newest` signed time that was seen, by channel; `revoked` ids of keys.
 
-    `cached` is the channel file as it came last, with the server's tag of it.
+    `etags` are the server's tags of the channel files as they came last.
     """
 
     newest: Mapping[str, int] = {}

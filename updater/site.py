@@ -90,11 +90,11 @@ class Site:
 
     def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
         """Try what the channel has, if that is new and may be; None if not. Raises UpdateError."""
+        import hashlib  # which brings OpenSSL along
+
         if self.waits():
             return None
         channel = updater.channel(f"{self.node.settings.channel}.site")
-        import hashlib  # which brings OpenSSL along
-
         digests = {
             which: hashlib.sha256(self.memory.read(self._file(which))).hexdigest()
             for which in ("good", "bad")

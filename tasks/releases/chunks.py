@@ -54,12 +54,20 @@ def write_xz(
 def unpack_xz(packed: Path, target: Path) -> None:
     """Unpack what `write_xz` wrote, on all processors; a chunk that is in both slots once.
 
-    Raises UserError where the file isn't what its name says.
+    Raises UserError where the file isn't what its name says. Half a disk is removed.
     """
     data = packed.read_bytes()
     if hashlib.sha256(data).hexdigest() != packed.name:
         raise UserError(f"{packed} is damaged: its SHA-256 is not its name; bring it anew")
     _, *streams = data.split(STREAM)
+    try:
+        _write_unpacked(streams, target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _write_unpacked(streams: list[bytes], target: Path) -> None:
     places: dict[bytes, tuple[int, int]] = {}
     count = os.cpu_count() or 1
     with target.open("wb+") as file, ThreadPoolExecutor(count) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import random
 from pathlib import Path
@@ -65,6 +66,13 @@ def test_a_disk_is_unpacked_as_it_was_packed(
     unpack_xz(blobs / blob.sha256, tmp_path / "unpacked")
     assert (tmp_path / "unpacked").read_bytes() == disk.read_bytes()
     assert lzma.decompress((blobs / blob.sha256).read_bytes()) == disk.read_bytes()
+
+    half = (blobs / blob.sha256).read_bytes()[:-5]
+    place = blobs / hashlib.sha256(half).hexdigest()
+    place.write_bytes(half)
+    with pytest.raises(lzma.LZMAError):
+        unpack_xz(place, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
 
     with (blobs / blob.sha256).open("r+b") as packed:
         packed.write(b"?")
