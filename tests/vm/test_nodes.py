@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,37 +34,70 @@ def project(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     yield Project(tmp_path_factory.mktemp("nodes"), free_port())
 
 
-def ssh(machine: Machine, key: Path, known: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    options = {
-        "Port": machine.ssh_port(),
-        "IdentityFile": key,
-        "UserKnownHostsFile": known,
-        "StrictHostKeyChecking": "yes",
-        "HostKeyAlias": "node",
-        "IdentitiesOnly": "yes",
-        "BatchMode": "yes",
-        "ConnectTimeout": 120,
-    }
-    given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    return subprocess.run(
-        ["ssh", "-F", "none", *given, *words[:-1], "root@127.0.0.1", words[-1]],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+@dataclass
+class Ssh:
+    """Runs commands on a node as its owner does, over one connection for each of its boots."""
+
+    machine: Machine
+    folder: Path  # with `key`, and `known` in which the node's own key is
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the last word as a command; those before it are options, which come first."""
+        options = {
+            "Port": self.machine.ssh_port(),
+            "IdentityFile": "key",
+            "UserKnownHostsFile": "known",
+            "StrictHostKeyChecking": "yes",
+            "HostKeyAlias": "node",
+            "IdentitiesOnly": "yes",
+            "BatchMode": "yes",
+            "ConnectTimeout": 120,
+            "ControlMaster": "auto",
+            "ControlPath": "to-%p",  # a path of a socket may have 107 characters only
+            "ControlPersist": "yes",  # it ends with the machine
+        }
+        given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        with (self.folder / "said").open("w+") as said:  # a pipe would stay open
+            done = subprocess.run(
+                ["ssh", "-F", "none", *words[:-1], *given, "root@127.0.0.1", words[-1]],
+                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                text=True, check=False, timeout=600,
+            )  # fmt: skip
+            said.seek(0)
+            done.stdout = said.read()
+        return done
+
+    def succeed(self, command: str) -> str:
+        """Run a command that must succeed; its output."""
+        done = self.run(command)
+        assert done.returncode == 0, f"{command!r} failed: {done.stdout}"
+        return done.stdout
+
+    def fail(self, command: str) -> str:
+        """Run a command that must fail; its output."""
+        done = self.run(command)
+        assert done.returncode not in (0, 255), f"{command!r} was to fail: {done.stdout}"
+        return done.stdout
+
+    def wait_until_confirmed(self) -> None:
+        """Wait until the node can be reached, and its health checks are through."""
+        self.machine.wait_for_console("Looking at the health of this boot")
+        self.machine.wait_until(lambda: not self.run("true").returncode, 600)
+        self.succeed("until [ -e /run/belay/confirmed ]; do sleep 1; done")
 
 
-def known_host(project: Project, folder: Path, name: str) -> Path:
-    """A new node, which `folder/key` opens, and the file of known hosts that has it."""
+def new_node(project: Project, folder: Path, name: str) -> None:
+    """Make a node which `folder/key` opens, and whose own key is in `folder/known`."""
     key, known = folder / "key", folder / "known"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     said = project.inv("node.new", name, "--keys", f"{key}.pub")
     host_key = next(line.split(None, 2)[2] for line in said.splitlines() if "host key" in line)
     known.write_text(f"node {host_key}\n")
-    return known
 
 
 def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -> None:
     """Named, reached by its keys alone, its data as large as the disk; safe at any power cut."""
-    key, known = tmp_path / "key", known_host(project, tmp_path, "crag-7")
+    new_node(project, tmp_path, "crag-7")
     log = tmp_path / "writes"
     own = project.root / "nodes/crag-7"
     (own / "mactab").write_text(f"lan0 {QEMU_MAC}\n")
@@ -71,28 +105,28 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         "auto lo\niface lo inet loopback\n\nauto lan0\niface lan0 inet dhcp\n"
     )
     project.inv("key.packages")
-    project.inv("node.image", "crag-7", BELAY_ALPINE_AVAILABLE="curl")
+    settings = {"BELAY_ALPINE_AVAILABLE": "curl", "BELAY_LOGIN_SERIAL": "false"}
+    project.inv("node.image", "crag-7", **settings)
 
     machine = Machine(project.build / "crag-7.img", tmp_path / "machine", bios=True, write_log=log)
-    first = tmp_path / "first"
+    node, first = Ssh(machine, tmp_path), tmp_path / "first"
     with machine.disk.open("r+b") as disk:
         disk.truncate(machine.disk.stat().st_size + 1024 * MIB)
     shutil.copy(machine.disk, first)
     with machine:
-        machine.wait_for_login()
-        assert machine.succeed("hostname") == "crag-7\n"
-        assert "node crag-7" in (status := machine.succeed("belay status"))
+        node.wait_until_confirmed()
+        assert node.succeed("hostname") == "crag-7\n"
+        assert "node crag-7" in (status := node.succeed("belay status"))
         assert "warning" not in status
-        _, total = machine.succeed("df -m /data | tail -n 1").split()[:2]
+        _, total = node.succeed("df -m /data | tail -n 1").split()[:2]
         assert int(total) > 1000
-        machine.wait_until_confirmed()
-        assert "inet 10.0.2.15" in machine.succeed("ip addr show lan0")
-        done = ssh(machine, key, known, "cat /etc/hostname")
-        assert (done.returncode, done.stdout) == (0, "crag-7\n"), done.stderr
-        done = ssh(machine, key, known, "-o", "PubkeyAuthentication=no", "true")
-        assert "Permission denied (publickey)" in done.stderr
-        packages_on_hand_are_installed(machine)
-        machine.succeed("sync")
+        assert "inet 10.0.2.15" in node.succeed("ip addr show lan0")
+        alone = ("-o", "ControlPath=none", "-o", "PubkeyAuthentication=no")
+        assert "Permission denied (publickey)" in node.run(*alone, "true").stdout
+        assert node.fail("pgrep -f ttyS0") == ""
+        assert "login:" not in machine.log.read_text()
+        packages_on_hand_are_installed(node)
+        node.succeed("sync")
         machine.power_cut()
         every_moment_had_a_table(first, log)
         # The first table's entries are newer than its header, as a cut leaves them: GRUB looks at
@@ -101,26 +135,26 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
             disk.seek(SECTOR + HEADER_CHECKSUM)
             disk.write(bytes(4))
         machine.start()
-        machine.wait_for_login()
-        machine.succeed("dmesg | grep 'GPT is invalid, using'")
-        assert machine.succeed("df -m /data | tail -n 1").split()[1] == total
+        node.wait_until_confirmed()
+        node.succeed("dmesg | grep 'GPT is invalid, using'")
+        assert node.succeed("df -m /data | tail -n 1").split()[1] == total
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
 
 
-def packages_on_hand_are_installed(machine: Machine) -> None:
+def packages_on_hand_are_installed(node: Ssh) -> None:
     """Without any mirror; but only what is as it was signed."""
-    machine.fail("apk info -e curl")
-    machine.succeed("apk add curl && curl --version && modprobe dummy")
+    node.fail("apk info -e curl")
+    node.succeed("apk add curl && curl --version && modprobe dummy")
     # Not one that was changed since it was signed, nor one of an index that a stranger signed.
-    machine.succeed("apk del curl && cp -r /usr/share/belay/packages /run/changed")
+    node.succeed("apk del curl && cp -r /usr/share/belay/packages /run/changed")
     change = "printf x | dd of=$(echo */curl-*.apk) bs=1 seek=5000 conv=notrunc"
-    machine.succeed(f"cd /run/changed && {change}")
+    node.succeed(f"cd /run/changed && {change}")
     changed = "--repositories-file /dev/null --no-network --repository /run/changed"
-    assert "ERROR: curl-" in machine.fail(f"apk add {changed} curl 2>&1")
-    machine.succeed("mv /lib/apk/keys/belay-*.pub /run/")
-    assert "UNTRUSTED signature" in machine.fail("apk add curl 2>&1")
-    machine.fail("command -v curl")
+    assert "ERROR: curl-" in node.fail(f"apk add {changed} curl 2>&1")
+    node.succeed("mv /lib/apk/keys/belay-*.pub /run/")
+    assert "UNTRUSTED signature" in node.fail("apk add curl 2>&1")
+    node.fail("command -v curl")
 
 
 def every_moment_had_a_table(disk: Path, log: Path) -> None:
@@ -142,18 +176,6 @@ def every_moment_had_a_table(disk: Path, log: Path) -> None:
             ends.add(table.pop("data").end)
             assert table == slots, f"after a write at byte {write.offset}"
     assert len(ends) == 2, "it grew, at once"
-
-
-def test_a_serial_line_without_a_login(project: Project, tmp_path: Path) -> None:
-    """Such a node is reached by SSH."""
-    key, known = tmp_path / "key", known_host(project, tmp_path, "crag-6")
-    project.inv("node.image", "crag-6", BELAY_LOGIN_SERIAL="false")
-    with Machine(project.build / "crag-6.img", tmp_path / "machine", bios=True) as machine:
-        machine.wait_for_console("Looking at the health of this boot")
-        machine.wait_until(lambda: not ssh(machine, key, known, "belay status").returncode, 600)
-        done = ssh(machine, key, known, "pgrep -f ttyS0")
-        assert done.returncode == 1, done.stdout
-        assert "login:" not in machine.log.read_text()
 
 
 @pytest.fixture
