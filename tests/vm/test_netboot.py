@@ -1,8 +1,11 @@
-"""Machines without a disk boot over the network, and what they fetch is checked."""
+"""Machines without a disk boot over the network.
+
+What is fetched is checked: tests/container/test_init.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from tasks.build import build
 from tasks.core.config import load_config
 from tasks.vm.machine import Machine
 from tasks.vm.netboot import SCRIPT, served, write_netboot
-from tests.container.test_apkovl import archive
+from tests.container.test_init import archive
 
 pytestmark = pytest.mark.vm(minutes=2)
 
@@ -21,27 +24,27 @@ INSTALL_TIMEOUT_S = 600
 
 
 @pytest.fixture
-def server(artefacts: Path, tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """The folder that is served, and its URL as a guest sees it; with an overlay archive."""
+def url(artefacts: Path, tmp_path: Path) -> Iterator[str]:
+    """Where a guest finds what it boots; with an overlay archive."""
     config = load_config()
     build(Context(), "net-initramfs", config)
     with served(tmp_path / "www") as port:
-        url = f"http://10.0.2.2:{port}"
-        cmdline = f"{config.boot.cmdline} apkovl={url}/crag.apkovl.tar.gz"
-        write_netboot(tmp_path / "www", url, cmdline)
+        place = f"http://10.0.2.2:{port}"
+        cmdline = f"{config.boot.cmdline} apkovl={place}/crag.apkovl.tar.gz"
+        write_netboot(tmp_path / "www", place, cmdline)
         overlay = archive(etc__fetched="over the network")
         (tmp_path / "www" / "crag.apkovl.tar.gz").write_bytes(overlay)
-        yield tmp_path / "www", f"{url}/{SCRIPT}"
+        yield f"{place}/{SCRIPT}"
 
 
-def machine_for(url: str, folder: Path, bios: bool, memory_mib: int = 512) -> Machine:
+def machine_for(url: str, folder: Path, bios: bool) -> Machine:
     """A machine that was used for something else."""
     former = folder / "former.img"
     with former.open("wb") as disk:
         disk.truncate(1 << 30)
         disk.seek(4096)
         disk.write(b"holiday pictures")
-    return Machine(former, folder / "machine", bios=bios, netboot=url, memory_mib=memory_mib)
+    return Machine(former, folder / "machine", bios=bios, netboot=url)
 
 
 def wait_until_it_runs(machine: Machine) -> None:
@@ -56,16 +59,14 @@ def wait_until_it_runs(machine: Machine) -> None:
     assert machine.fail("rc-status --crashed") == ""
 
 
-def test_a_bios_boots_without_a_disk(server: tuple[Path, str], tmp_path: Path) -> None:
-    with machine_for(server[1], tmp_path, bios=True) as machine:
+def test_a_bios_boots_without_a_disk(url: str, tmp_path: Path) -> None:
+    with machine_for(url, tmp_path, bios=True) as machine:
         wait_until_it_runs(machine)
 
 
-def test_a_uefi_boots_without_a_disk_and_is_installed_to_one(
-    server: tuple[Path, str], tmp_path: Path
-) -> None:
+def test_a_uefi_boots_without_a_disk_and_is_installed_to_one(url: str, tmp_path: Path) -> None:
     """From which it boots the next time."""
-    with machine_for(server[1], tmp_path, bios=False) as machine:
+    with machine_for(url, tmp_path, bios=False) as machine:
         wait_until_it_runs(machine)
         assert "there is no /dev/sdx; there are: vda" in machine.fail("belay install /dev/sdx")
         with (tmp_path / "small.img").open("wb") as small:
@@ -87,45 +88,3 @@ def test_a_uefi_boots_without_a_disk_and_is_installed_to_one(
         machine.wait_for_login()
         machine.wait_until_confirmed()
         assert int(machine.succeed("df -m /data | tail -n 1").split()[1]) > 200, "it grew"
-
-
-def truncated(www: Path) -> None:
-    slot = www / "slot.img"
-    data = slot.read_bytes()
-    slot.unlink()  # it is a link to what the build made
-    slot.write_bytes(data[:-4096])
-
-
-def tampered(www: Path) -> None:
-    slot = www / "slot.img"
-    data = bytearray(slot.read_bytes())
-    data[len(data) // 2] ^= 1
-    slot.unlink()
-    slot.write_bytes(data)
-
-
-def missing(www: Path) -> None:
-    (www / "slot.img").unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "memory_mib", "message"),
-    [
-        (truncated, 512, r"slot.img has \d+ bytes, wanted \d+"),
-        (tampered, 512, r"slot.img has the SHA-256 \S+, wanted"),
-        (missing, 512, r"slot.img can't be fetched"),
-        (lambda www: None, 192, r"\d+ MiB of memory are free; the system takes \d+"),
-    ],
-    ids=["truncated", "tampered", "missing", "too little memory"],
-)
-def test_what_is_wrong_is_not_started(
-    server: tuple[Path, str],
-    tmp_path: Path,
-    damage: Callable[[Path], None],
-    memory_mib: int,
-    message: str,
-) -> None:
-    damage(server[0])
-    with machine_for(server[1], tmp_path, bios=True, memory_mib=memory_mib) as machine:
-        machine.wait_for_console(f"belay: slot net can't boot: .*{message}")
-        machine.wait_for_console("Kernel panic")

@@ -1,8 +1,10 @@
-"""Overlay archives: the real init, with the busybox that it runs with, unprivileged."""
+"""The real init, with the busybox that it runs with, unprivileged: what it applies and fetches."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +38,12 @@ for service in syslog crond belay-gate; do
 done
 cp -R /srv/in/stick belay/media
 mkdir -p sys/class/net/eth0 && touch dev/null
-echo "belay.slot=b belay.partuuid={guid} {apkovl}" >proc/cmdline
+echo "belay.slot=b belay.partuuid={guid} {argument}" >proc/cmdline
+{prepare}
 sh /srv/in/init || echo "exit $?"
 echo ---
 cat newroot/etc/belay/boot-warnings 2>/dev/null || true
-grep -h 'mount -t overlay' $NOTES
+grep -h 'mount -t overlay' $NOTES || true
 [ ! -d belay/above/ovl ] || (cd belay/above/ovl && find . -type f | sort)
 ls newroot/etc/runlevels/default | tr '\\n' ' '
 cat newroot/etc/apk/world belay/below/etc/apk/world 2>/dev/null | head -n 2 | tr '\\n' ' '
@@ -71,14 +74,15 @@ def archive(*entries: tarfile.TarInfo, **files: str) -> bytes:
 def boot(in_container: Run, tmp_path: Path) -> Callable[..., str]:
     """Boots with these files on the stick, and returns what it said and did."""
 
-    def run(apkovl: str, **stick: bytes) -> str:
+    def run(argument: str, prepare: str = "", **stick: bytes) -> str:
         folder = tmp_path / "stick"
         folder.mkdir()
         for name, data in stick.items():
             (folder / f"{name}.apkovl.tar.gz").write_bytes(data)
         (tmp_path / "mock").write_text(MOCK)
         (tmp_path / "slot").write_bytes(SLOT)
-        script = SCRIPT.replace("{guid}", GUID).replace("{apkovl}", apkovl)
+        script = SCRIPT.replace("{guid}", GUID).replace("{argument}", argument)
+        script = script.replace("{prepare}", prepare)
         inputs = {name: tmp_path / name for name in ("mock", "slot", "stick")}
         return in_container(script, init=PROJECT / "initramfs/init", **inputs)
 
@@ -135,3 +139,45 @@ def test_what_cannot_be_found_is_said(boot: Callable[..., str], apkovl: str, mes
     said = boot(apkovl, one=archive(etc__motd="1"), two=archive(etc__motd="2"))
     assert message in said.split("---")[1]
     assert PLAIN in said and "exit" not in said
+
+
+# Answers one request of init, of this machine to itself.
+SERVE = """
+printf 'MemAvailable: {free} kB\\n' >proc/meminfo
+(printf 'HTTP/1.0 {status}\\r\\n\\r\\n'; {body}) | nc -l -p 8000 >/dev/null &
+until grep -q ':1F40 .* 0A ' /proc/net/tcp*; do sleep 0.1; done
+"""
+NETBOOT = (
+    f"belay.netboot=http://127.0.0.1:8000/slot.img belay.size={len(SLOT)} "
+    f"belay.sha256={hashlib.sha256(SLOT).hexdigest()}"
+)
+
+
+def served(status: str = "200 OK", body: str = "cat /srv/in/slot", free_mib: int = 1024) -> str:
+    replaced = SERVE.replace("{status}", status).replace("{body}", body)
+    return replaced.replace("{free}", str(free_mib << 10))
+
+
+def test_a_system_is_fetched(boot: Callable[..., str]) -> None:
+    said = boot(NETBOOT, served())
+    assert "bringing http://127.0.0.1:8000/slot.img" in said
+    assert PLAIN in said and "exit" not in said
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (served(body="head -c -4096 /srv/in/slot"), f"has {len(SLOT) - 4096} bytes, wanted"),
+        (served(body="tr h j </srv/in/slot"), r"has the SHA-256 [0-9a-f]{64}, wanted"),
+        (served("404 Not Found", "true"), "slot.img can't be fetched"),
+        (served(free_mib=90), r"90 MiB of memory are free; the system takes \d+"),
+        ("export FAILING=udhcpc", "no network card got an address by DHCP"),
+    ],
+    ids=["truncated", "changed", "missing", "too little memory", "no network"],
+)
+def test_what_cannot_be_fetched_whole_is_not_started(
+    boot: Callable[..., str], prepare: str, message: str
+) -> None:
+    said = boot(NETBOOT, prepare)
+    assert re.search(f"belay: slot net can't boot: .*{message}", said), said
+    assert "exit 1" in said and "lowerdir" not in said
