@@ -145,7 +145,7 @@ def test_what_cannot_be_found_is_said(boot: Callable[..., str], apkovl: str, mes
 SERVE = """
 printf 'MemAvailable: {free} kB\\n' >proc/meminfo
 (printf 'HTTP/1.0 {status}\\r\\n\\r\\n'; {body}) | nc -l -p 8000 >/dev/null &
-until grep -q ':1F40 .* 0A ' /proc/net/tcp*; do sleep 0.1; done
+until grep -q ':1F40 .* 0A ' /proc/net/tcp*; do kill -0 $!; sleep 0.1; done
 """
 NETBOOT = (
     f"belay.netboot=http://127.0.0.1:8000/slot.img belay.size={len(SLOT)} "
