@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import tarfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.paths import PROJECT
+from tests.apkovl import archive, entry
 from tests.unit.test_init import GUID, MOCK, SLOT
 
 pytestmark = pytest.mark.container
@@ -50,24 +50,6 @@ cat newroot/etc/apk/world belay/below/etc/apk/world 2>/dev/null | head -n 2 | tr
 """
 MOUNTED = "lowerdir=/tmp/root/belay/above/ovl:/tmp/root/belay/below,"
 PLAIN = "lowerdir=/tmp/root/belay/below,"
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def archive(*entries: tarfile.TarInfo, **files: str) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for info in entries:
-            tar.addfile(info)
-        for name, text in files.items():
-            info = entry(name.replace("__", "/"))
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text.encode()))
-    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tasks.build import build
 from tasks.core.config import load_config
 from tasks.vm.machine import Machine
 from tasks.vm.netboot import SCRIPT, served, write_netboot
-from tests.container.test_init import archive
+from tests.apkovl import archive
 
 pytestmark = pytest.mark.vm(minutes=2)
 

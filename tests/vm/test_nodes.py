@@ -15,8 +15,8 @@ from tasks.core.config import load_config
 from tasks.disk.layout import SECTOR
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
+from tests.apkovl import archive, entry
 from tests.conftest import InContainer
-from tests.container.test_init import archive, entry
 from tests.project import Project, free_port
 from tests.write_log import writes
 
