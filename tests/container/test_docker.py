@@ -32,6 +32,8 @@ from tests.docker_daemon import own_daemon
 
 pytestmark = pytest.mark.container
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start a dockerd")
+
 
 @pytest.fixture
 def engine(docker_host: str, monkeypatch: pytest.MonkeyPatch) -> Docker:
@@ -217,6 +219,7 @@ def test_what_a_killed_build_left_long_ago_is_removed(
     assert left_behind(Docker()) == []
 
 
+@needs_root
 def test_roots_that_nobody_builds_with_leave_the_daemon(
     docker_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +264,7 @@ def test_a_daemon_that_goes_away_in_the_middle_is_named(
     assert left_behind(Docker()) == []
 
 
+@needs_root
 def test_a_daemon_whose_disk_is_full_is_named(
     docker_host: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
