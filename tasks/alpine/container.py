@@ -14,7 +14,7 @@ from tasks.engines.engine import MOUNT_POINTS, Engine
 
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
 WORLD = "container"  # what the lock calls it
-RECIPE = 2  # counts up when the same packages are to become another root
+RECIPE = 3  # counts up when the same packages are to become another root
 NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
 
 
@@ -33,6 +33,7 @@ def container_root(packages: PackageSet, engine: Engine) -> Path:
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:
                 (root / name).mkdir(exist_ok=True)
+            (root / "lib/apk/exec").chmod(0o755)  # apk's, by what the engine lets it do
             _without_day(root / "etc/shadow")
     mark_used(place)
     return place / "root"

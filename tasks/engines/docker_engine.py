@@ -138,18 +138,21 @@ class Docker:
     def _fetch(self, container: Container, output: Path) -> None:
         """Bring what the job left in out/; owners are left behind."""
         stream, _ = container.get_archive("/srv/out")
+        folders = {}  # their modes come last: one may forbid to write what lies there
         with tarfile.open(fileobj=_Reader(stream), mode="r|", bufsize=COPY_SIZE) as archive:
             for member in archive:
                 place = output / Path(member.name).relative_to("out")
                 if member.isdir():
                     place.mkdir(exist_ok=True)
-                    place.chmod(member.mode | 0o700)
+                    folders[place] = member.mode
                 elif member.issym():
                     place.symlink_to(member.linkname)
                 elif reader := archive.extractfile(member):
                     with place.open("wb") as file:
                         copy_sparse_to(file, reader)
                     place.chmod(member.mode)
+        for place, mode in reversed(folders.items()):
+            place.chmod(mode)
 
     @staticmethod
     def _image_name(root: Path) -> str:

@@ -116,6 +116,7 @@ def test_a_job_sees_its_inputs_and_leaves_its_outputs(
     script = """
         cat in/greeting; echo $COLOUR; pwd
         mkdir out/d; cp in/greeting out/d/copy; chown 7:9 out/d/copy; chmod 4755 out/d/copy
+        chmod 555 out/d
         ln -s d/copy out/link
         tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '
     """
@@ -124,6 +125,7 @@ def test_a_job_sees_its_inputs_and_leaves_its_outputs(
     copy = tmp_path / "out/d/copy"
     assert (copy.read_text(), copy.stat().st_mode & 0o7777) == ("hello\n", 0o4755)
     assert copy.stat().st_uid == os.getuid()
+    assert copy.parent.stat().st_mode & 0o7777 == 0o555
     assert (tmp_path / "out/link").readlink() == Path("d/copy")
     wait_until_removed(engine)
 
