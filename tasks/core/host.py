@@ -11,10 +11,13 @@ from tasks.core.errors import UserError
 from tasks.core.output import say
 from tasks.core.paths import LOGS
 
+# Servers lie there; Debian leaves it out of the PATH of ordinary users.
+SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
+
 
 def require_program(name: str, debian_packages: Sequence[str]) -> str:
     """The path of a program. Root on Debian or Ubuntu gets it installed; others are told how."""
-    if found := shutil.which(name):
+    if found := _which(name):
         return found
     words = " ".join(debian_packages)
     if os.getuid() != 0 or not shutil.which("apt-get"):
@@ -29,6 +32,10 @@ def require_program(name: str, debian_packages: Sequence[str]) -> str:
     install = ["apt-get", "-q", "install", "-y", "--no-install-recommends"]
     # In the middle of it, nothing could be installed afterwards.
     run([*install, *debian_packages], log=log, what=what, env=environ, whole=True)
-    if not (found := shutil.which(name)):
+    if not (found := _which(name)):
         raise UserError(f"{words} brought no {name}; the output: {log}")
     return found
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path=SYSTEM_PROGRAMS)
