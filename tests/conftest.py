@@ -36,11 +36,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Schedu
 
 
 class _Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """One test after the other to each worker, but to one all that share `published`."""
+    """One test after the other to each worker, but to one all that share something."""
 
     def _split_scope(self, nodeid: str) -> str:
-        shared = ("test_updates.py", "test_publish.py")
-        return "published" if any(name in nodeid for name in shared) else nodeid
+        # Each worker has a daemon of its own, but where one is given: tests look at all it has.
+        daemon = ("test_docker.py", "test_shell.py") if "DOCKER_HOST" in os.environ else ()
+        for shared in ("test_updates.py", "test_publish.py"), daemon:
+            if any(name in nodeid for name in shared):
+                return " ".join(shared)
+        return nodeid
 
 
 def _minutes(item: pytest.Item) -> float:

@@ -16,6 +16,7 @@ from pyrage import x25519
 
 from tasks.core.errors import UserError
 from tasks.releases.site import FOLDER, build_site
+from tests.publisher import needs_filters
 from updater.errors import Refused
 from updater.process import run_within
 from updater.site import unpack
@@ -57,6 +58,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
     return info
 
 
+@needs_filters
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

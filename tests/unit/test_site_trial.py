@@ -13,11 +13,13 @@ from typing import cast
 import pytest
 
 from tests.esp import esp
-from tests.publisher import NOW, FileNode
+from tests.publisher import NOW, FileNode, needs_filters
 from updater.formats import Channel
 from updater.grubenv import GOOD, TRIAL, BootState
 from updater.site import Site
 from updater.update import Updater
+
+pytestmark = needs_filters
 
 WELL = '#!/bin/sh\necho \'{"changed": ["file /etc/motd"]}\'\n'
 
