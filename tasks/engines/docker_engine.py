@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +139,10 @@ class Docker:
         """Bring what the job left in out/; owners are left behind."""
         stream, _ = container.get_archive("/srv/out")
         folders = {}  # their modes come last: one may forbid to write what lies there
-        with tarfile.open(fileobj=_Reader(stream), mode="r|", bufsize=COPY_SIZE) as archive:
+        with (
+            closing(stream),  # the daemon removes no container that it still sends from
+            tarfile.open(fileobj=_Reader(stream), mode="r|", bufsize=COPY_SIZE) as archive,
+        ):
             for member in archive:
                 place = output / Path(member.name).relative_to("out")
                 if member.isdir():

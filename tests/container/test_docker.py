@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -135,6 +136,20 @@ def test_a_failure_has_code_output_and_log(engine: Docker, root: Path, tmp_path:
         run(engine, root, tmp_path, "echo the reason >&2; exit 7")
     assert "the reason" in (tmp_path / "log").read_text()
     wait_until_removed(engine)
+
+
+def test_outputs_without_room_leave_no_container(
+    engine: Docker, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(docker_engine, "copy_sparse_to", fail)
+    with pytest.raises(OSError, match="No space left") as full:
+        run(engine, root, tmp_path, "head -c 64m /dev/zero >out/large")
+    # The daemon waits as long as somebody has the other end of the stream: the traceback does.
+    wait_until_removed(engine)
+    del full
 
 
 def test_docker_and_bubblewrap_build_the_same_bytes(
