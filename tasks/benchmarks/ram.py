@@ -36,7 +36,7 @@ def ram_usage(c: Context, progress: Progress) -> list[Usage]:
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         run_script(plan, "ram", folder, built("root.squashfs", "modloop.squashfs"), {})
-        kernel = with_kernel(folder / "initramfs", f"{config.boot.cmdline} rdinit=/sbin/init")
+        kernel = with_kernel(folder / "initramfs", config.boot.cmdline)
         return [
             _measure("as built", folder / "built"),
             _measure("everything in the initramfs", folder / "initramfs-only", **kernel),
