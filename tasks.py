@@ -1,5 +1,6 @@
 """The tasks of `inv`: this file is the entry point and, by `__path__`, the package `tasks`."""
 
+import sys
 from pathlib import Path
 
 __path__ = [str(Path(__file__).with_suffix(""))]
@@ -25,6 +26,51 @@ from tasks import (
     testing,
     upload,
 )
+from tasks.core.program import Inv
+
+# All tasks, as `./inv` lists them.
+GROUPS = {
+    "Build": (
+        "image",
+        "slot",
+        "rootfs",
+        "modloop",
+        "initramfs",
+        "chroot",
+        "lock",
+        "fetch",
+        "clean",
+    ),
+    "Try": ("qemu", "netboot", "site.test"),
+    "Release": (
+        "key.new",
+        "key.revoke",
+        "key.packages",
+        "release",
+        "release.verify",
+        "release.diff",
+        "upload",
+        "channel.show",
+        "channel.promote",
+    ),
+    "Operate nodes": (
+        "node.new",
+        "node.image",
+        "site.secret",
+        "site.build",
+        "site.publish",
+    ),
+    "Look inside, and work on Belay": (
+        "doctor",
+        "graph",
+        "explain",
+        "shell",
+        "diff",
+        "bench",
+        "test",
+        "fix",
+    ),
+}
 
 namespace = Collection()
 for module in (
@@ -45,3 +91,6 @@ for module in (
         namespace.add_task(item, name)
 for module in (channel, key, node, release, site):
     namespace.add_collection(module.namespace, module.__name__.split(".")[-1])
+
+if __name__ == "__main__":
+    Inv(namespace, GROUPS).run(sys.argv)

@@ -9,6 +9,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.errors import UserError
+from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, table
 
@@ -21,7 +22,7 @@ from tasks.core.progress import Progress, table
         "json": "print the figures as JSON",
     },
 )
-def bench(c: Context, what: str, times: int = 3, json: bool = False) -> None:
+def bench(c: Context, what: str, times: str = "3", json: bool = False) -> None:
     """Measure on this machine builds, boots and updates, or the memory that a node needs."""
     kinds: dict[str, Callable[[Context, int, bool], None]] = {
         "boot": _boot,
@@ -31,7 +32,7 @@ def bench(c: Context, what: str, times: int = 3, json: bool = False) -> None:
     }
     if what not in kinds:
         raise UserError(f'there is no benchmark "{what}"; there are: {", ".join(kinds)}')
-    kinds[what](c, times, json)
+    kinds[what](c, whole_number("times", times, 1, 99), json)
 
 
 def _build(_context: Context, times: int, json: bool) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.config import Config, load_config
+from tasks.core.cache import prune
+from tasks.core.config import GIB, Config, load_config
 from tasks.core.output import say, show_json
-from tasks.core.progress import Progress, show_outcomes
+from tasks.core.progress import Progress, human_size, show_outcomes
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
 from tasks.steps.runner import Outcome, ensure, run_order
@@ -72,6 +73,9 @@ def build(
             return []
         forced = [target] if force else []
         outcomes = ensure(plan.steps, plan.root, plan.engine, progress, forced)
+        if config.build.cache_gib and any(outcome.state == "built" for outcome in outcomes):
+            for entry in prune(None, config.build.cache_gib * GIB):
+                say(f"the cache was full: removed {entry.path.name}, {human_size(entry.size)}")
     if json:
         show_json([asdict(outcome) for outcome in outcomes])
     else:

@@ -6,11 +6,13 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.config import MIB
-from tasks.core.errors import UserError
 from tasks.core.files import DAY_S, remove_tree
+from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD, CACHE
 from tasks.core.progress import human_size
+
+KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
 
 
 @task(
@@ -20,17 +22,20 @@ from tasks.core.progress import human_size
         "json": "print what was removed as JSON",
     }
 )
-def clean(c: Context, older: int = -1, keep: int = -1, json: bool = False) -> None:
+def clean(c: Context, older: str = "", keep: str = "", json: bool = False) -> None:
     """Remove build/; with --older or --keep, prune the cache that all checkouts share instead."""
-    if older < 0 and keep < 0:
-        remove_tree(BUILD)
-        say(f"removed build/; the cache stays: {CACHE}")
-        return
-    if older == 0 or keep == 0:
-        raise UserError(f"to remove everything: rm -r {CACHE}")
-    from tasks.core.cache import prune
+    from tasks.core.cache import prune, size_of_all
 
-    gone = prune(older * DAY_S if older > 0 else None, keep * MIB if keep > 0 else None)
+    older_s = whole_number("older", older, 1, 36500, "days") * DAY_S if older else None
+    keep_bytes = whole_number("keep", keep, 1, 1 << 30, "MiB") * MIB if keep else None
+    if older_s is None and keep_bytes is None:
+        remove_tree(BUILD)
+        if json:
+            show_json([])
+        say(f"removed {BUILD}; the cache stays: {CACHE}, {human_size(size_of_all())}")
+        say(f"to prune it: ./inv clean --keep {KEEP_MIB}; to remove all of it: rm -r {CACHE}")
+        return
+    gone = prune(older_s, keep_bytes)
     if json:
         show_json([{"path": str(e.path), "size": e.size, "used": e.used} for e in gone])
     else:

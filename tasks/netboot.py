@@ -10,6 +10,7 @@ from invoke.tasks import task
 from tasks.build import build
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
+from tasks.core.options import whole_number
 from tasks.core.output import say
 from tasks.core.paths import BUILD
 
@@ -30,13 +31,14 @@ def build_netboot(c: Context, config: Config) -> bool:
         "serve": "serve them, at this port of all of this machine's addresses, until Ctrl-C",
     }
 )
-def netboot(c: Context, url: str, tag: str = "", serve: int = 0) -> None:
+def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
     from tasks.releases.make import config_of_tag, store_of, trusted_keys
     from tasks.vm.netboot import SCRIPT, require_slot, served, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")
+    port = whole_number("serve", serve, 1, 65535) if serve else 0
     config = load_config()
     manifest = None
     if tag:
@@ -49,7 +51,7 @@ def netboot(c: Context, url: str, tag: str = "", serve: int = 0) -> None:
     url = url.rstrip("/")
     write_netboot(FOLDER, url, config.boot.cmdline)
     say(f"{FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")
-    if serve:
-        with served(FOLDER, "", serve):
-            say(f"serving it at port {serve}; Ctrl-C ends that")
+    if port:
+        with served(FOLDER, "", port):
+            say(f"serving it at port {port}; Ctrl-C ends that")
             signal.pause()

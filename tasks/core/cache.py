@@ -39,9 +39,14 @@ def entries() -> list[Entry]:
     for kind in KINDS:
         folder = CACHE / kind
         for path in folder.iterdir() if folder.is_dir() else ():
-            if not path.name.startswith("."):
+            if not path.name.startswith(".") and not path.is_symlink():
                 found.append(Entry(kind, path, _size(path), path.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.used)
+
+
+def size_of_all() -> int:
+    """The bytes on the disk of all that can be removed."""
+    return sum(entry.size for entry in entries())
 
 
 def prune(older_s: float | None, keep_bytes: int | None) -> list[Entry]:

@@ -20,10 +20,11 @@ from typing import Any, Literal
 import tomli
 
 from tasks.core.errors import UserError
-from tasks.core.paths import CONFIG_FILE
+from tasks.core.paths import CONFIG_FILE, VARIABLES
 from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 def _text(default: str, pattern: str, wanted: str) -> Any:
@@ -86,7 +87,14 @@ class Disk:
 class Boot:
     """How a slot is booted."""
 
-    cmdline: str = _text("", r"[^\n\"'$\\`{};&|<>]*", "no quotes and no shell characters")
+    # GRUB would take the rest of the line behind a # for a comment; x86 kernels take 2047 bytes,
+    # of which Belay's own words need up to 500.
+    cmdline: str = _text(
+        "",
+        r"(?!(.*\s)?#)[ !#%()*+,\-./0-9:=?@A-Z\[\]^_a-z~]{0,1500}",
+        "at most 1500 ASCII characters, without quotes, shell characters, "
+        "and words that begin with #",
+    )
     features: tuple[str, ...] = _texts(
         ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
     )
@@ -148,6 +156,7 @@ class Build:
     """How it is built, which changes nothing in what is built."""
 
     engine: Literal["auto", "docker", "bubblewrap"] = "auto"
+    cache_gib: int = _whole(16, 0, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,7 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
     except tomli.TOMLDecodeError as error:
         raise UserError(f"{path.name}: is not valid TOML: {error}") from None
 
+    _check_environment(environ)
     sections: dict[str, Any] = {}
     for section, values in raw.items():
         if section not in SECTIONS:
@@ -201,11 +211,24 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
             for key, value in raw.get(section, {}).items()
         }
         for key in _fields(section):
-            if (name := f"BELAY_{section}_{key}".upper()) in environ:
+            if (name := _variable(section, key)) in environ:
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
                 given[key] = _checked(value, section, key, partial(str, f"{name}:"))
         sections[section] = cls(**given)
     return Config(**sections)
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    """Raise UserError where a variable looks like one of Belay's, and is none."""
+    keys = {_variable(section, key) for section in SECTIONS for key in _fields(section)}
+    for name in sorted(environ):
+        if name.startswith("BELAY_") and name not in keys | VARIABLES:
+            nearest = _nearest(name, keys | VARIABLES, "they are listed in docs/settings.md")
+            raise UserError(f"{name}: there is no such variable; {nearest}")
+
+
+def _variable(section: str, key: str) -> str:
+    return f"BELAY_{section}_{key}".upper()
 
 
 def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
@@ -224,10 +247,10 @@ def _place(path: Path, text: str, section: str, key: str = "") -> str:
     return f"{path.name}: [{section}]"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return f'did you mean "{near[0]}"?' if near else "known are: " + ", ".join(names)
+    return f'did you mean "{near[0]}"?' if near else otherwise or f"known are: {', '.join(names)}"
 
 
 def _from_text(text: str, wanted: Any) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,6 +19,18 @@ from tasks.core.paths import CACHE
 ZEROS = bytes(1 << 20)
 DAY_S = 24 * 3600
 ABANDONED_AFTER_S = DAY_S
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the disk name `path`: writing to an open file raises them without a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in OF_THE_DISK:
+            error.filename = str(path)
+        raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -25,7 +38,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             file.write(data)
         Path(name).chmod(0o644)
         Path(name).rename(path)
@@ -47,8 +60,12 @@ def write_private(path: Path, data: bytes) -> None:
     """Write a new file that only its owner can read. Raises FileExistsError if there is one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    try:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except BaseException:  # half a key would keep the next one from being made
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -75,7 +92,8 @@ def folder_for(place: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".partial-"))
     try:
         scratch.chmod(0o755)
-        yield scratch
+        with naming(place):
+            yield scratch
         try:
             scratch.rename(place)
         except OSError:
@@ -126,7 +144,7 @@ def write_sparse(writer: IO[bytes], data: bytes) -> None:
 def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file; long runs of zeros take no room. Half a copy is removed."""
     try:
-        with source.open("rb") as reader, target.open("wb") as writer:
+        with naming(target), source.open("rb") as reader, target.open("wb") as writer:
             copy_sparse_to(writer, reader)
     except BaseException:
         target.unlink(missing_ok=True)

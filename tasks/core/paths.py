@@ -3,6 +3,17 @@
 import os
 from pathlib import Path
 
+# Variables of the environment that are no settings of image.toml.
+VARIABLES = {
+    "BELAY_CACHE",
+    "BELAY_KEYS",
+    "BELAY_LOCK",
+    "BELAY_OUTPUT",
+    "BELAY_PASSPHRASE",
+    "BELAY_PASSPHRASE_COMMAND",
+    "BELAY_STORE",
+}
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("BELAY_OUTPUT") or PROJECT / "build").resolve()
 LOGS = BUILD / "log"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +14,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
-
-from tasks.core.errors import UserError
-from tasks.core.paths import CACHE
 
 if TYPE_CHECKING:
     from tasks.steps.runner import Outcome
@@ -69,9 +65,6 @@ class Progress:
             raise Exit(
                 "interrupted; what was finished stays, the same command goes on from there", 130
             )
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            place = error.filename or CACHE
-            raise UserError(f"{place}: no space left on the disk; make room, then run it again")
 
     def started(self, name: str, detail: str = "", quiet: bool = False) -> None:
         """`name` goes on, and so far `detail`; called again to change the detail.

@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks.alpine.archive import Transferred
 from tasks.core.cache import mark_used
 from tasks.core.errors import UserError
-from tasks.core.files import write_atomically, write_sparse
+from tasks.core.files import naming, write_atomically, write_sparse
 from tasks.core.paths import CACHE
 from updater.formats import CHUNK, Blob, Chunk, SlotImage
 
@@ -61,7 +61,8 @@ def unpack_xz(packed: Path, target: Path) -> None:
         raise UserError(f"{packed} is damaged: its SHA-256 is not its name; bring it anew")
     _, *streams = data.split(STREAM)
     try:
-        _write_unpacked(streams, target)
+        with naming(target):
+            _write_unpacked(streams, target)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -100,7 +101,10 @@ def _write(
     chunks: list[Chunk] = []
     offset = 0
     blobs.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=blobs, prefix=".partial-", delete=False) as blob:
+    with (
+        naming(blobs),
+        tempfile.NamedTemporaryFile(dir=blobs, prefix=".partial-", delete=False) as blob,
+    ):
         fresh = Path(blob.name)
         try:
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from tasks.core.errors import UserError
-from tasks.core.files import folder_for
+from tasks.core.files import folder_for, naming
 from tasks.releases.keys import Sign
 from updater.errors import Refused
 from updater.formats import (
@@ -44,7 +44,7 @@ class Store:
         self.blobs.mkdir(parents=True, exist_ok=True)
         fresh = self.blobs / f".partial-{path.name}"
         try:
-            with path.open("rb") as source, fresh.open("wb") as target:
+            with naming(self.blobs), path.open("rb") as source, fresh.open("wb") as target:
                 while data := source.read(BLOCK):
                     digest.update(data)
                     target.write(data)

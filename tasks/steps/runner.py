@@ -79,10 +79,8 @@ def ensure(
     try:
         while sorter.is_active():
             for name in sorter.get_ready():
-                item = plan[name]
-                if name in force:
-                    remove_tree(item.place)
-                running[pool.submit(_ensure_one, item, root, engine, watcher)] = name
+                work = pool.submit(_ensure_one, plan[name], root, engine, watcher, name in force)
+                running[work] = name
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(done)
                 outcomes[name] = done.result()
@@ -96,12 +94,14 @@ def ensure(
     return [outcomes[name] for name in plan]
 
 
-def _ensure_one(item: Keyed, root: Path, engine: Engine, watcher: Watcher) -> Outcome:
+def _ensure_one(
+    item: Keyed, root: Path, engine: Engine, watcher: Watcher, force: bool = False
+) -> Outcome:
     start = time.monotonic()
     state = "cached"
-    if not item.is_built:
+    if force or not item.is_built:
         with only_one(item.key):
-            if not item.is_built:  # another process did meanwhile
+            if force or not item.is_built:  # another process did meanwhile
                 state = "built"
                 watcher.started(item.step.name)
                 _build(item, root, engine)
@@ -137,6 +137,9 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             (out / name).rename(place / name)
         remove_tree(out)
         remove_tree(written)
+        if item.is_built:  # it was forced: another process may be reading what is there
+            for path in place.iterdir():
+                path.replace(item.place / path.name)
 
 
 def _link(link: Path, target: Path) -> None:

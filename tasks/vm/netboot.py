@@ -85,13 +85,17 @@ def frame_of(image: Path) -> bytes:
 
 @contextmanager
 def served(folder: Path, address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Serve a folder over HTTP; the port."""
+    """Serve a folder over HTTP; the port. Raises UserError where that port can't be had."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer((address, port), partial(Quiet, directory=str(folder)))
+    try:
+        server = ThreadingHTTPServer((address, port), partial(Quiet, directory=str(folder)))
+    except OSError as error:
+        remedy = "take another, above 1023 if you are not root"
+        raise UserError(f"port {port} can't be served: {error.strerror}; {remedy}") from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1]

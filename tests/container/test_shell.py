@@ -30,7 +30,7 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
     artefacts: Path, environment: dict[str, str]
 ) -> None:
     console = pexpect.spawn(
-        sys.executable, ["-m", "invoke", "shell", "frame"], cwd=str(PROJECT), timeout=400,
+        sys.executable, ["tasks.py", "shell", "frame"], cwd=str(PROJECT), timeout=400,
         dimensions=(33, 111), encoding="utf-8", env=environment,
     )  # fmt: skip
     console.expect("its script by hand: sh -eux in/script")
@@ -62,7 +62,7 @@ def test_a_step_can_be_run_by_hand_in_its_shell(
 
 def test_an_unknown_step_is_named() -> None:
     console = pexpect.spawn(
-        sys.executable, ["-m", "invoke", "shell", "knot"], cwd=str(PROJECT), timeout=400,
+        sys.executable, ["tasks.py", "shell", "knot"], cwd=str(PROJECT), timeout=400,
         encoding="utf-8",
     )  # fmt: skip
     console.expect('there is no step "knot"; there are: chroot')

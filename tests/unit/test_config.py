@@ -46,7 +46,11 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("[alpine]\nkernel = 'vrit'\n", '[alpine] kernel: found \'vrit\', wanted "virt" or "lts"'),
         ("[alpine]\nmirror = 'ftp://x'\n", '"auto", "sample", or an http(s) URL'),
         ("[boot]\nfeatures = 'usb'\n", 'wanted a list of strings: ["a", "b"]'),
-        ("[boot]\ncmdline = 'a; reboot'\n", "no quotes and no shell characters"),
+        ("[boot]\ncmdline = 'a; reboot'\n", "without quotes, shell characters"),
+        ("[boot]\ncmdline = '#quiet'\n", "and words that begin with #"),
+        ("[boot]\ncmdline = 'quiet #debug'\n", "and words that begin with #"),
+        ("[boot]\ncmdline = 'a\tb'\n", "at most 1500 ASCII characters"),
+        (f"[boot]\ncmdline = '{'a' * 1501}'\n", "at most 1500 ASCII characters"),
         ("[os]\nname = 1\n", "[os] name: found 1, wanted a string in quotes"),
         ("[os\n", "image.toml: is not valid TOML"),
     ],
@@ -60,6 +64,28 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^BELAY_ALPINE_KERNEL: kernel: found 'x', wanted"):
         load(tmp_path, "", BELAY_ALPINE_KERNEL="x")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("BELAY_LOGIN_CONSOL", "BELAY_LOGIN_CONSOLE"),
+        ("BELAY_ALPINE_KERNAL", "BELAY_ALPINE_KERNEL"),
+        ("BELAY_PASSPRASE", "BELAY_PASSPHRASE"),
+    ],
+)
+def test_a_variable_that_is_none_is_refused(tmp_path: Path, name: str, nearest: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, "", **{name: "locked"})
+    assert str(caught.value) == f'{name}: there is no such variable; did you mean "{nearest}"?'
+
+
+def test_variables_that_are_no_settings_are_known(tmp_path: Path) -> None:
+    assert load(tmp_path, "", BELAY_CACHE="/c", BELAY_PASSPHRASE="p") == Config()
+
+
+def test_words_of_the_kernel_may_have_a_number_sign_inside(tmp_path: Path) -> None:
+    assert load(tmp_path, "[boot]\ncmdline = 'a=#1 b'\n").boot.cmdline == "a=#1 b"
 
 
 def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
