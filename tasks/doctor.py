@@ -67,13 +67,13 @@ def _container(wanted: str) -> Finding:
 
     if wanted != "bubblewrap":
         try:
-            version = Docker().client.version()["Version"]
+            daemon = Docker().daemon
         except UserError as error:
             if wanted == "docker":
                 found, _, remedy = str(error).partition("; ")
                 return Finding("container", "wrong", found, remedy)
         else:
-            return Finding("container", "ok", f"docker {version} answers")
+            return Finding("container", "ok", f"{daemon} answers")
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             "trial", Path("/"), ("/bin/sh", "-c", "touch out/f && chown 7 out/f"), Path(folder)

@@ -29,6 +29,38 @@ def docker_daemon() -> Iterator[str]:
 
 
 @contextmanager
+def own_podman() -> Iterator[str]:
+    """The DOCKER_HOST of a podman of our own, with a storage of its own. Raises NoDaemon."""
+    if not shutil.which("podman"):
+        raise NoDaemon("podman is not installed (Debian: podman)")
+    folder = Path(tempfile.mkdtemp(prefix="bp-", dir="/tmp"))
+    places = [f"--{name}={folder / name}" for name in ("root", "runroot")]
+    how = ["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=file"]
+    service = ["system", "service", "--time=0", f"unix://{folder / 'sock'}"]
+    with (folder / "log").open("wb") as sink:
+        process = subprocess.Popen(
+            ["podman", *places, *how, *service],
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        _wait_for_socket(folder / "sock", process, folder / "log")
+        yield f"unix://{folder / 'sock'}"
+    finally:
+        process.terminate()
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_socket(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not socket.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            end = log.read_text(errors="replace")[-2000:]
+            raise NoDaemon(f"{process.args!r} doesn't start:\n{end}")
+        time.sleep(0.1)
+
+
+@contextmanager
 def own_daemon(disk_mib: int = 0) -> Iterator[str]:
     """The DOCKER_HOST of a daemon of our own, with a disk of `disk_mib`, or all that there is."""
     if os.getuid() != 0 or not shutil.which("dockerd"):
@@ -51,12 +83,7 @@ def own_daemon(disk_mib: int = 0) -> Iterator[str]:
             stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not socket.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                end = log.read_text(errors="replace")[-2000:]
-                raise NoDaemon(f"dockerd doesn't start:\n{end}")
-            time.sleep(0.1)
+        _wait_for_socket(socket, process, log)
         yield f"unix://{socket}"
     finally:
         process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,9 @@ from tasks.core.errors import UserError
 from tasks.core.output import say
 
 LOG_TAIL_LINES = 15
+REASON_LINES = 10
+# What a program says where it fails and goes on: apk, tar and others in capitals, compilers not.
+REASON = re.compile(r"\b(ERROR|FATAL|[Ee]rror|[Ff]atal):")
 
 _enders: set[Callable[[], object]] = set()  # each ends something that runs now
 _lock = threading.Lock()
@@ -28,12 +32,20 @@ class CommandError(UserError):
 
     def __init__(self, what: str, code: int, output: str, log: Path) -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        tail = "".join(f"  {line}\n" for line in output.splitlines()[-LOG_TAIL_LINES:])
+        tail = "".join(f"  {line}\n" for line in _telling(output.splitlines()))
         # Some programs go on after that, so it needn't be at the end.
         full = "no space left on device" in output.lower()
         why = "no space left on the disk; make room, then run it again\n" if full else ""
         super().__init__(f"{what} {how}:\n{tail}{why}the whole output: {log}")
         self.output = output
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The lines that say why a program failed: its errors, with the line before, and its end."""
+    end = max(0, len(lines) - LOG_TAIL_LINES)
+    errors = [at for at in range(end) if REASON.search(lines[at])]
+    before = sorted({near for at in errors for near in (at - 1, at) if near >= 0})[:REASON_LINES]
+    return [*(lines[at] for at in before), *(["..."] if before else []), *lines[end:]]
 
 
 def run(

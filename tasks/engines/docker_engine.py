@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import resource
 import shlex
 import sys
 import tarfile
@@ -31,12 +32,14 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
     from docker.models.images import Image
+    from docker.types import Ulimit
 
 LABEL = "belay.job"
 ANSWER_WITHIN_S = 5
 COPY_SIZE = 1 << 20
 UNUSED_AFTER_S = 30 * DAY_S
 NEVER = "0001-"  # the year of Go's zero time
+PODMAN_HAS = 1 << 15  # processes: it lowers its own limit to that (kernel.pid_max)
 CREATED = "1970-01-01T00:00:00Z"  # of every image: its id is to depend on its content alone
 
 
@@ -62,6 +65,27 @@ class Docker:
                 'engine = "bubblewrap" in [build] of image.toml'
             ) from None
         return client
+
+    @cached_property
+    def daemon(self) -> str:
+        """What answers, for people: `docker 28.2.2`, `podman 4.9.3`."""
+        said = self.client.version()
+        name = str((said.get("Components") or [{}])[0].get("Name", ""))
+        return f"{'podman' if 'Podman' in name else 'docker'} {said['Version']}"
+
+    @cached_property
+    def _limits(self) -> list[Ulimit]:
+        """Podman asks for more than it may have where it is limited itself, and then fails."""
+        from docker.types import Ulimit
+
+        if not self.daemon.startswith("podman"):
+            return []
+        limits = []
+        for name in ("nofile", "nproc"):
+            soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+            soft, hard = min(soft, PODMAN_HAS), min(hard, PODMAN_HAS)
+            limits.append(Ulimit(name=name, soft=soft, hard=hard))
+        return limits
 
     def describe(self, job: Job) -> list[str]:
         """See Engine.describe."""
@@ -113,6 +137,7 @@ class Docker:
             # Steps install a root there, whose scripts use its device nodes.
             tmpfs={"/tmp": "exec,dev,suid,mode=1777", "/run": "exec"},
             labels={LABEL: job.name},
+            ulimits=self._limits,
             **more,
         )
 
@@ -175,7 +200,7 @@ class Docker:
                 (image,) = self.client.images.load(_image_archive(root, name))
                 used = False
             if not used:
-                image.tag(name)  # the daemon notes when
+                image.tag(*name.split(":"))  # the daemon notes when
         return name
 
 

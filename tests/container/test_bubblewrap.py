@@ -139,15 +139,56 @@ def test_a_job_that_is_ended_while_it_starts_leaves_no_process(
         time.sleep(0.05)
 
 
-def test_a_host_without_user_namespaces_is_told_what_to_do(
-    run: Runner, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("setting up uid map: Permission denied", "sysctl -w kernel."),
+        ("loopback: Failed RTM_NEWADDR: Operation not permitted", "sysctl -w kernel."),
+        ("Failed to make / slave: Permission denied", "--security-opt apparmor=unconfined"),
+        ("pivot_root: Operation not permitted", "let a docker daemon run the steps"),
+        ("prctl(PR_SET_SECCOMP): Invalid argument", "CONFIG_SECCOMP_FILTER"),
+    ],
+)
+def test_a_host_on_which_bubblewrap_refuses_is_told_what_to_do(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, words: str, remedy: str
 ) -> None:
     fake = run.folder / "bwrap"
-    fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'; exit 1\n")
+    fake.write_text(f"#!/bin/sh\necho 'bwrap: {words}'; exit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
-    with pytest.raises(UserError, match=r"(?s)uid map.*forbids unprivileged.*sysctl -w kernel"):
+    with pytest.raises(UserError) as caught:
         run("true")
+    assert str(caught.value).startswith(f"bwrap: {words}\n")
+    assert remedy in str(caught.value)
+    assert ("sysctl" in str(caught.value)) is ("SECCOMP" not in words), "each has its own"
+
+
+def test_capabilities_that_were_handed_down_are_given_up(run: Runner) -> None:
+    """As a desktop session, a systemd unit or a CI runner hands them down to an ordinary user."""
+    program = """
+import sys
+from pathlib import Path
+from tasks.engines.bubblewrap import Bubblewrap
+from tasks.engines.engine import Job
+assert "CapAmb:\t0000000000000000" not in Path("/proc/self/status").read_text()
+out = Path(sys.argv[1])
+print(Bubblewrap().run(Job("job", Path("/"), ("/bin/echo", "ran"), out), out / "log"))
+"""
+    ids = ("--map-user=1000", "--map-group=1000")
+    done = subprocess.run(
+        ["unshare", "-U", *ids, "--keep-caps", sys.executable, "-c", program, run.out],
+        cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "ran\n\n"), done.stderr
+
+
+def test_errors_far_before_the_end_are_shown(run: Runner) -> None:
+    script = "echo 'why it is'; echo 'ERROR: pkg.post-install: failed'; seq 1 40; exit 3"
+    with pytest.raises(CommandError) as caught:
+        run(script)
+    said = str(caught.value).splitlines()
+    assert said[1:4] == ["  why it is", "  ERROR: pkg.post-install: failed", "  ..."]
+    assert said[4:-1] == [f"  {number}" for number in range(26, 41)]
 
 
 def test_a_container_whose_proc_is_partly_covered_will_do(run: Runner) -> None:

@@ -29,7 +29,7 @@ from tasks.engines import docker_engine
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.docker_engine import LABEL, Docker
 from tasks.engines.engine import Job
-from tests.docker_daemon import own_daemon
+from tests.docker_daemon import NoDaemon, own_daemon, own_podman
 
 pytestmark = pytest.mark.container
 
@@ -129,6 +129,27 @@ def test_a_job_sees_its_inputs_and_leaves_its_outputs(
     assert copy.parent.stat().st_mode & 0o7777 == 0o555
     assert (tmp_path / "out/link").readlink() == Path("d/copy")
     wait_until_removed(engine)
+
+
+def test_podman_will_do_as_a_daemon(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "word").write_text("found\n")
+    (tmp_path / "out").mkdir()
+    script = ("/bin/sh", "-c", "cat in/word >out/answer; chown 7 out/answer; uname")
+    job = Job("look", root, script, tmp_path / "out", {"word": tmp_path / "word"})
+    try:
+        with own_podman() as host:
+            monkeypatch.setenv("DOCKER_HOST", host)
+            engine = Docker()
+            assert engine.daemon.startswith("podman ")
+            assert engine.run(job, tmp_path / "log") == "Linux\n"
+            wait_until_removed(engine)
+    except NoDaemon as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    assert (tmp_path / "out/answer").read_text() == "found\n"
 
 
 def test_a_failure_has_code_output_and_log(engine: Docker, root: Path, tmp_path: Path) -> None:
