@@ -12,6 +12,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.core.config import load_config
+from tasks.core.git import git
 from tasks.core.output import say
 from tasks.core.paths import BUILD, PROJECT
 
@@ -24,13 +25,10 @@ SHELLS = (b"#!/bin/sh\n", b"#!/sbin/openrc-run\n")
 
 def shell_scripts() -> list[str]:
     """Every shell script of the project, told by its first line."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT, check=True, capture_output=True, text=True,
-    ).stdout.splitlines()  # fmt: skip
+    listing = git("ls-files", "--cached", "--others", "--exclude-standard") or ""
     return [
         name
-        for name in listing
+        for name in listing.splitlines()
         if (path := PROJECT / name).is_file() and path.read_bytes().startswith(SHELLS)
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -13,7 +12,8 @@ from pathlib import Path
 from tasks.alpine.lock import lock_file
 from tasks.core.config import Config
 from tasks.core.errors import UserError
-from tasks.core.paths import BUILD, PROJECT
+from tasks.core.git import git
+from tasks.core.paths import BUILD
 from tasks.core.progress import Progress
 from tasks.disk.table import read_table
 from tasks.releases.changes import changes, versions
@@ -49,23 +49,15 @@ def config_of_tag(config: Config, tag: str) -> Config:
     version = tag.removeprefix("v")
     if not VERSION.fullmatch(version):
         raise UserError(f"--tag {tag}: wanted a tag like v1.2.3 or v1.2.3-rc.1")
-    commit = _git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+    commit = git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", nothing=1)
     if commit is None:
         raise UserError(f"there is no tag {tag}; make it: git tag {tag}")
-    if changed := _git("status", "--porcelain"):
+    if changed := git("status", "--porcelain"):
         raise UserError(f"the tree has changes that no commit holds; commit them first:\n{changed}")
-    if commit != _git("rev-parse", "HEAD"):
+    if commit != git("rev-parse", "HEAD"):
         raise UserError(f"this tree is not what {tag} names; bring it: git checkout {tag}")
-    built = int(_git("log", "-1", "--format=%ct", commit) or 0)
+    built = int(git("log", "-1", "--format=%ct", commit) or 0)
     return replace(config, os=replace(config.os, version=version, built=built))
-
-
-def _git(*words: str) -> str | None:
-    """What git says, or None where it fails."""
-    done = subprocess.run(
-        ["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def make_release(
