@@ -55,13 +55,29 @@ sed -i "s/^root:[^:]*:/root:$password:/" "$root/etc/shadow"
 
 [ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"
 
-sed 's/#.*//' in/services | while read -r runlevel service; do
-	[ -n "$service" ] || continue
-	[ -x "$root/etc/init.d/$service" ] || {
-		echo "rootfs/services: there is no service $service in /etc/init.d" >&2
-		exit 1
-	}
+refuse() {
+	echo "ERROR: $*" >&2
+	exit 1
+}
+
+sed 's/#.*//' in/services | while read -r runlevel service more; do
+	[ -n "$runlevel" ] || continue
+	[ -n "$service" ] && [ -z "$more" ] ||
+		refuse "rootfs/services: found \"$runlevel${service:+ $service}${more:+ $more}\", wanted RUNLEVEL SERVICE"
+	[ -d "$root/etc/runlevels/$runlevel" ] ||
+		refuse "rootfs/services: there is no runlevel $runlevel; there are:" "$(cd "$root/etc/runlevels" && echo *)"
+	[ -e "$root/etc/init.d/$service" ] ||
+		refuse "rootfs/services: there is no service $service in /etc/init.d of the packages and of rootfs/overlay"
+	[ -x "$root/etc/init.d/$service" ] ||
+		refuse "etc/init.d/$service is not executable: chmod +x rootfs/overlay/etc/init.d/$service"
 	ln -s "/etc/init.d/$service" "$root/etc/runlevels/$runlevel/$service"
+done
+
+# A check that can't run would be no check, and any release would pass it.
+for check in "$root"/etc/belay/health.d/*; do
+	[ -f "$check" ] && [ -x "$check" ] ||
+		refuse "etc/belay/health.d/${check##*/} is no executable file, so it can check nothing:" \
+			"chmod +x rootfs/overlay/etc/belay/health.d/${check##*/}, or remove it"
 done
 
 # What depends on what, worked out now instead of at each boot. After the last change to services: a

@@ -7,14 +7,14 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from updater.errors import Unreachable, UpdateError
-from updater.grubenv import TRIAL
-from updater.memory import Memory
+from updater.grubenv import TRIAL, BootState, boots_next
+from updater.memory import Memory, headline
 from updater.node import Node, find_node
 
 if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
@@ -57,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
-    command("status", status, "show what runs, the state of both slots, and why one was left")
+    command(
+        "status", status, "show what runs, the state of both slots, and why a release was rejected"
+    )
     check_ = command("check", check, "ask whether there is a newer release")
     update_ = command("update", update, "bring a release into the other slot, to be tried next")
     pull_ = command("pull", pull, "update if it is time for it, and reboot (a service does it)")
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     update_.add_argument("--to", default="", metavar="VERSION", help="this release")
     update_.add_argument("--reinstall", action="store_true", help="the running release once more")
     update_.add_argument("--reboot", action="store_true", help="reboot into it at once")
-    update_.add_argument("--again", action="store_true", help="even if it was left before")
+    update_.add_argument("--again", action="store_true", help="even if it was rejected before")
     command("confirm", confirm, "declare the running slot good")
     command("rollback", rollback, "go back to the other slot at the next boot")
     command("history", history, "show what happened, the newest last")
@@ -94,9 +96,9 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
     its = Site(node, memory, print)
     state = node.boot.read()
     tried = memory.tried()
-    left = tried.left if tried else ""
-    if not left and state.why != "none":
-        left = f"its reason was lost; the boot loader knows: {state.why}"
+    rejected = tried.rejected if tried else ""
+    if not rejected and state.why != "none":
+        rejected = f"its reason was lost; the boot loader knows: {state.why}"
     result = {
         "system": node.system._asdict(),
         "slot": node.slot,
@@ -107,42 +109,70 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "channel": node.settings.channel,
         "url": node.settings.url,
         "tried": tried._asdict() if tried else None,
-        "left": left,
+        "boots_next": boots_next(state),
+        "rejected": rejected,
+        "health": memory.volatile("health"),
+        "asked": memory.volatile("asked"),
         "name": node.name,
         "site": its.applied(),
-        "site_left": its.left(),
+        "site_rejected": its.rejected(),
         "warnings": node.warnings,
     }
     if not options.json:
-        system = node.system
-        # A trial ends when the slot is confirmed, and the boot goes on.
-        how = state.slots[node.slot].state if node.mode == TRIAL else node.mode
-        print(f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({how})")
-        for name, slot in state.slots.items():
-            print(f"slot {name}: {slot.state}, {slot.tries} tries left")
-        print(f"node {node.name}" if node.name else "this node has no name")
-        if done := its.applied():
-            how = "" if done["well"] else f", which failed: {done['why']}"
-            print(f"site {done['version']}, {len(done['changed'])} changes at this boot{how}")
-        if gone := its.left():
-            print(f"site {gone['version']} was left: {gone['why']}")
-        for warning in node.warnings:
-            print(f"warning: {warning}")
-        print(f"channel {node.settings.channel} of {node.settings.url or 'no server'}")
-        if left:
-            version = tried.version if tried else "before this one"
-            print(f"release {version} was left: {left}")
-        elif tried and state.slots[node.other].state == TRIAL and tried.slot == node.other:
-            print(f"release {tried.version} is installed in slot {tried.slot}: reboot to try it")
+        for name in ("health", "asked"):
+            if noted := memory.volatile(name):
+                noted["ago"] = _in_words(memory.clock() - noted["time"])
+                result[name] = noted
+        for line in (*_about_node(node, state, result), *_about_updates(node, state, result)):
+            print(line)
     return result
+
+
+def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iterator[str]:
+    system = node.system
+    # A trial ends when the slot is confirmed, and the boot goes on.
+    how = state.slots[node.slot].state if node.mode == TRIAL else node.mode
+    yield f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({how})"
+    for name, slot in state.slots.items():
+        yield f"slot {name}: {slot.state}, {slot.tries} tries left"
+    if (then := result["boots_next"]) != node.slot:
+        yield f"the next boot is of slot {then}" if then else "no slot is bootable: rescue is next"
+    if health := result["health"]:
+        yield f"{health['what']} ({health['ago']})"
+    if node.name:
+        yield f"node {node.name}"
+    if done := result["site"]:
+        how = "" if done["well"] else f", which failed: {done['why']}"
+        yield f"site {done['version']}, {len(done['changed'])} changes at this boot{how}"
+    if gone := result["site_rejected"]:
+        yield f"site {gone['version']} was rejected: {gone['why']}"
+    for warning in node.warnings:
+        yield f"warning: {warning}"
+
+
+def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> Iterator[str]:
+    settings, tried = node.settings, result["tried"]
+    if settings.url:
+        yield f"channel {settings.channel} of {settings.url}"
+    else:
+        yield "no server is set: url in [update] of image.toml"
+    if asked := result["asked"]:
+        yield f"asked {asked['ago']}: {asked['what']}"
+    if result["rejected"]:
+        version = tried["version"] if tried else "before this one"
+        yield f"release {version} was rejected: {result['rejected']}"
+    elif tried and state.slots[node.other].state == TRIAL and tried["slot"] == node.other:
+        yield f"release {tried['version']} is installed in slot {node.other}: reboot to try it"
 
 
 def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
     channel = _updater(node, memory, options).channel()
-    news = channel.version != node.system.version
-    if not options.json:
-        print(f"release {channel.version} is {'there' if news else 'running already'}")
+    news, tried = channel.version != node.system.version, memory.tried()
+    what = "is there" if news else "is running already"
+    if news and tried and tried.version == channel.version and tried.rejected:
+        what = f"is there, but was rejected before: {headline(tried.rejected)}"
+    _say(options, f"release {channel.version} {what}")
     return {"version": channel.version, "news": news}
 
 
@@ -157,8 +187,12 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         version, tried = manifest.version, memory.tried()
         by_itself = not options.to and not options.reinstall
         known = tried if tried and tried.version == version and by_itself else None
-        if known and known.left and not options.again:
-            _say(options, f"release {version} was left before, and is not tried again")
+        if known and known.rejected and not options.again:
+            _say(
+                options,
+                f"release {version} was rejected before ({headline(known.rejected)}), and is not "
+                "tried again by itself; to try it nevertheless: belay update --again",
+            )
             return {"version": version, "installed": False}
         waits = known and node.boot.read().slots[node.other].state == TRIAL
         if not waits:
@@ -196,6 +230,7 @@ def confirm(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
 
     with _alone(node):
         gate.confirm(node, memory, lambda text: _say(options, text))
+    _say(options, f"the next boot is of slot {boots_next(node.boot.read())}")
     return {"slot": node.slot}
 
 
@@ -214,7 +249,8 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
     if not options.json:
         for event in events:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
-            reason = f": {event.reason}" if event.reason else ""
+            # One line for each event; all of a reason is in the JSON, and the last in the status.
+            reason = f": {headline(event.reason)}" if event.reason else ""
             print(f"{when}  {event.what:9}  {event.version} in slot {event.slot}{reason}")
     return {"events": [event._asdict() for event in events]}
 
@@ -297,7 +333,8 @@ def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater
 
     place = options.place or node.settings.url
     if not place:
-        raise UpdateError("no server is set; set url in [update] of image.toml, or give --from")
+        more = "" if options.run is site else ", or give --from"
+        raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
     return Updater(node, open_source(place, node.settings.rate), memory, _progress(options))
 
 
@@ -318,6 +355,16 @@ def _progress(options: argparse.Namespace) -> Any:
         sys.stdout.flush()
 
     return show
+
+
+def _in_words(seconds: float) -> str:
+    """How long ago something was. A node's clock may have been set since then."""
+    minutes = int(seconds) // 60
+    if minutes < 0:
+        return "in the future, by this clock"
+    if minutes < 120:
+        return f"{minutes} min ago"
+    return f"{minutes // 60} h ago" if minutes < 48 * 60 else f"{minutes // 1440} days ago"
 
 
 def _in_window(window: str, hour: int) -> bool:

@@ -1,4 +1,4 @@
-"""What happens to the running slot: it is confirmed, or left, and why a slot was left before.
+"""What happens to the running slot: it is confirmed or rejected, and why one was rejected before.
 
 Every change of the boot state on a running node is here or in `Updater.install`.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from updater.errors import UpdateError
 from updater.grubenv import BAD, GOOD, TRIAL
 from updater.health import run_checks
-from updater.memory import Memory, Tried
+from updater.memory import Memory, Tried, headline
 from updater.node import Node
 
 PSTORE = "sys/fs/pstore"
@@ -32,9 +32,9 @@ def gate(
     """Look at the health of this boot and act on it; whether the slot may stay.
 
     What is as it should be goes to `whisper`.
-    On a trial slot a check that fails is no accident: the slot is left at once. A good slot stays
-    whatever a check says, and keeps all its tries: they are for boots that never come this far. A
-    cut line or a full disk must not bring an old release back.
+    On a trial slot a check that fails is no accident: the release is rejected at once. A good slot
+    stays whatever a check says, and keeps all its tries: they are for boots that never come this
+    far. A cut line or a full disk must not bring an old release back.
     """
     whisper = whisper or say
     look_back(node, memory, say)
@@ -48,13 +48,15 @@ def gate(
             whisper(str(result))
         else:
             say(str(result))
+            memory.note_volatile("health", f"unhealthy: {headline(str(result))}")
             if node.mode == TRIAL:
-                leave(node, memory, str(result), say)
+                reject(node, memory, str(result), say)
                 reboot()
                 return False
             memory.note("unhealthy", node.system.version, node.slot, str(result))
             confirm(node, memory, say)
             return False
+    memory.note_volatile("health", "healthy: all checks passed")
     confirm(node, memory, say if node.mode == TRIAL else whisper)
     return True
 
@@ -63,6 +65,8 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
     """The running slot is good and has all its tries; the keys that its image revokes are gone."""
     before = node.boot.read()
     state = before.with_slot(node.slot, GOOD)
+    if before.slots[node.other].state != TRIAL:  # that one is to be tried at the next boot
+        state = state._replace(order=(node.slot, node.other))
     node.boot.write(state._replace(last_good=node.slot, rescues=0))
     say(f"slot {node.slot} is good: {node.system.os} {node.system.version}")
     _mark_confirmed(node)
@@ -80,13 +84,13 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
         say(str(error))  # the slot is good nevertheless
 
 
-def leave(node: Node, memory: Memory, reason: str, say: Say) -> None:
+def reject(node: Node, memory: Memory, reason: str, say: Say) -> None:
     """Give the running trial slot up; the next boot takes the other one.
 
     The reason is kept first: once the boot state has changed, power may go at any time.
     """
-    say(f"slot {node.slot} is left: {reason}")
-    _note_left(node, memory, node.system.version, node.slot, reason)
+    say(f"release {node.system.version} in slot {node.slot} is rejected; back to slot {node.other}")
+    _note_rejected(node, memory, node.system.version, node.slot, reason)
     state = node.boot.read().with_slot(node.slot, BAD)
     node.boot.write(state._replace(order=(node.other, node.slot), why="gate"))
 
@@ -97,7 +101,7 @@ def roll_back(node: Node, memory: Memory, say: Say) -> None:
     other = state.slots[node.other]
     if other.state != GOOD:
         raise UpdateError(f"slot {node.other} is {other.state}: there is nothing to go back to")
-    _note_left(node, memory, node.system.version, node.slot, "by belay rollback")
+    _note_rejected(node, memory, node.system.version, node.slot, "by belay rollback")
     order = (node.other, node.slot)
     node.boot.write(state.with_slot(node.slot, BAD)._replace(order=order, last_good=node.other))
     say(f"slot {node.other} is booted next")
@@ -113,26 +117,26 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             say(str(error))
     state = node.boot.read()
     tried = memory.tried() or Tried("of a version that is not known", node.other)
-    left = (
-        not tried.left
+    was_rejected = (
+        not tried.rejected
         and tried.slot != node.slot
         and state.slots[tried.slot].state == BAD
         and (state.why == "panic" or memory.tried())
         and node.mode != "once"
     )
-    if not left:
+    if not was_rejected:
         return
     trace = panic or memory.read("panic").decode(errors="replace")
     reason = f"the kernel panicked:\n{trace}" if trace else WITHOUT_TRACE
-    say(f"release {tried.version} in slot {tried.slot} was left: {reason}")
-    _note_left(node, memory, tried.version, tried.slot, reason)
+    say(f"release {tried.version} in slot {tried.slot} was rejected: {reason}")
+    _note_rejected(node, memory, tried.version, tried.slot, reason)
     memory.forget("panic")
 
 
-def _note_left(node: Node, memory: Memory, version: str, slot: str, reason: str) -> None:
-    memory.note("left", version, slot, reason)
+def _note_rejected(node: Node, memory: Memory, version: str, slot: str, reason: str) -> None:
+    memory.note("rejected", version, slot, reason)
     try:
-        memory.keep_tried(Tried(version, slot, left=reason))
+        memory.keep_tried(Tried(version, slot, rejected=reason))
     except UpdateError:
         return  # grubenv knows it too, if less of it
 
@@ -167,7 +171,9 @@ def _notice(node: Node, memory: Memory) -> None:
     path = node.root / NOTICE
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (
-        f"belay: release {tried.version} was left: {tried.left}\n" if tried and tried.left else ""
+        f"belay: release {tried.version} was rejected: {headline(tried.rejected)}\n"
+        if tried and tried.rejected
+        else ""
     )
     path.write_text(text)
 

@@ -36,11 +36,22 @@ class BootState(NamedTuple):
     last_good: str = "a"
     next: str = ""  # a slot to boot once, whatever its state
     rescues: int = 0  # rescue boots since the last good one
-    why: str = "none"  # why a slot was left: none, gate, deadline, panic
+    why: str = "none"  # why a slot was given up: none, gate, deadline, panic
 
     def with_slot(self, slot: str, state: str) -> "BootState":
         """The same with `slot` in another state, and the tries that go with it."""
         return self._replace(slots={**self.slots, slot: SlotState(state, TRIES[state])})
+
+
+def boots_next(state: BootState) -> str:
+    """The slot that GRUB would boot now, if what it holds can be; nothing where that is rescue."""
+    if state.next in SLOTS:
+        return state.next
+    for name in state.order:
+        slot = state.slots[name]
+        if slot.state in (GOOD, TRIAL) and 0 < slot.tries <= TRIES[GOOD]:
+            return name
+    return ""
 
 
 def render(state: BootState) -> bytes:

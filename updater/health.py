@@ -1,7 +1,7 @@
 """Runs the health checks: programs in `/etc/belay/health.d`, in the order of their names.
 
-Each says by its exit code whether the system is well: 0 yes, 77 can't be told here (the last line
-says why), anything else no.
+Each says by its exit code whether the system is healthy: 0 yes, 77 can't be told here, anything
+else no. The last line of its output says why.
 """
 
 import os
@@ -18,7 +18,7 @@ LINES = 8  # of the output are kept
 
 
 class Result(NamedTuple):
-    """Of the check `name`: `failed` says so, `output` are its last lines."""
+    """Of the check `name`: `failed` says so; `output` is its last line, then those before it."""
 
     name: str
     failed: bool
@@ -31,19 +31,31 @@ class Result(NamedTuple):
 
 
 def run_checks(node: Node) -> Iterator[Result]:
-    """Run the checks until one fails or the deadline for all of them has passed."""
+    """Run the checks until one fails or the deadline for all of them has passed.
+
+    One that can't be run has failed: nobody knows what it would have found.
+    """
     deadline = time.monotonic() + node.settings.deadline_s
     for path in sorted((node.root / ETC / "health.d").iterdir()):
-        if os.access(path, os.X_OK):
+        if path.name.startswith("."):
+            continue
+        if path.is_file() and os.access(path, os.X_OK):
             result = _run(path, node, max(1.0, deadline - time.monotonic()))
-            yield result
-            if result.failed:
-                return
+        else:
+            result = Result(path.name, True, False, "it is no executable file: chmod +x it")
+        yield result
+        if result.failed:
+            return
 
 
 def _run(path: Path, node: Node, seconds: float) -> Result:
-    env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": "1" * node.settings.network}
-    code, output = run_within(seconds, [path], env)
+    network = "1" if node.settings.network else ""
+    env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": network}
+    try:
+        code, output = run_within(seconds, [path], env)
+    except OSError as error:  # no interpreter, or not a program at all
+        code, output = 1, f"it can't be run: {error.strerror}; does its first line name a program?"
     lines = [line for line in output.split("\n") if line.strip()][-LINES:]
-    text = "\n".join(lines)
-    return Result(path.name, code not in (0, SKIPPED), code == SKIPPED, text)
+    return Result(
+        path.name, code not in (0, SKIPPED), code == SKIPPED, "\n".join([*lines[-1:], *lines[:-1]])
+    )

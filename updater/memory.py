@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from updater.errors import UpdateError
 from updater.node import Node
 
+RUN = "run/belay"
 HISTORY_LINES = 500
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
 
@@ -33,20 +34,25 @@ class Event(NamedTuple):
     """Something worth telling later. `time` in seconds since 1970, by the node's clock."""
 
     time: int
-    what: str  # update, confirmed, left, failed, refused
+    what: str  # update, confirmed, rejected, unhealthy, failed, panic, site, site rejected
     version: str
     slot: str
     reason: str = ""
 
 
 class Tried(NamedTuple):
-    """The last release that was installed. `left` says why it was given up, if it was."""
+    """The last release that was installed. `rejected` says why it was given up, if it was."""
 
     version: str
     slot: str
     confirmed: bool = False
-    left: str = ""
+    rejected: str = ""
     reached: bool = False  # whether it came from the server, and not from a stick
+
+
+def headline(reason: str) -> str:
+    """The first line of a reason: all of it is in `belay status`."""
+    return reason.partition("\n")[0].rstrip(":")
 
 
 class Memory:
@@ -76,8 +82,9 @@ class Memory:
 
     def tried(self) -> Tried | None:
         """The last release that was installed here, if that is known."""
+        values = self._read("tried.json")
         try:
-            return Tried(**self._read("tried.json"))
+            return Tried(**{name: values[name] for name in values.keys() & set(Tried._fields)})
         except TypeError:
             return None
 
@@ -134,6 +141,20 @@ class Memory:
             return (self.folder / name).read_bytes()
         except OSError:
             return b""
+
+    def volatile(self, name: str) -> dict[str, Any]:
+        """What was noted for this boot only: `what`, and when (`time`); nothing where it wasn't."""
+        try:
+            return dict(json.loads((self.node.root / RUN / f"{name}.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def note_volatile(self, name: str, what: str) -> None:
+        """Note something for this boot, in memory. Where that can't be, the work goes on."""
+        place = self.node.root / RUN / f"{name}.json"
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps({"what": what, "time": int(self.clock())}))
 
     def forget(self, name: str) -> None:
         """Remove a file."""

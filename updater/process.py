@@ -28,4 +28,5 @@ def run_within(
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         code, late = 1, f"it was not done within {seconds:.0f} s"
-    return code, output.decode(errors="replace") + late
+    text = output.decode(errors="replace")
+    return code, f"{text}\n{late}" if late and text and not text.endswith("\n") else text + late

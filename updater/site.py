@@ -4,9 +4,9 @@ A configuration is a tar.gz with a program `apply` in it, which is called as `ap
 file named like the node's channel with `.site` behind it points to it: `manifest` is the SHA-256 of
 the archive, `version` its version.
 
-It belongs to a slot: `data/site/SLOT/good` is the one that was good with the release there. A slot
-that is booted on trial takes over what was good in the other one, so there are never two trials at
-once. A new configuration is tried only on a good slot:
+It belongs to a slot: `data/belay/site-SLOT-good` is the one that was good with the release there. A
+slot that is booted on trial takes over what was good in the other one, so there are never two
+trials at once. A new configuration is tried only on a good slot:
 
 1. It is written as `trial` and flushed, then applied, then the health checks run.
 2. If all is well, `trial` is renamed to `good`: one step, there is no moment without a good one.
@@ -66,7 +66,7 @@ class Site:
     def boot(self) -> Applied | None:
         """Apply what is good with the running release; None where there is nothing."""
         if trial := self.memory.read(self._file("trial")):
-            self._leave(trial, "the node went down before it was confirmed")
+            self._reject(trial, "the node went down before it was confirmed")
         good = self.memory.read(self._file("good"))
         if self.node.mode == TRIAL or not good:
             other = self.memory.read(self._file("good", self.node.other))
@@ -110,7 +110,7 @@ class Site:
             self.say(f"site {applied.version} is good: {len(applied.changed)} changes")
             self.memory.note("site", applied.version, self.node.slot)
             return applied
-        self._leave(archive, why)
+        self._reject(archive, why)
         reboot()
         return applied._replace(well=False, why=why)
 
@@ -120,10 +120,10 @@ class Site:
                 return str(result)
         return ""
 
-    def _leave(self, archive: bytes, why: str) -> None:
+    def _reject(self, archive: bytes, why: str) -> None:
         version = _version(archive)
-        self.say(f"site {version} is left: {why}")
-        self.memory.note("site left", version, self.node.slot, why)
+        self.say(f"site {version} is rejected: {why}")
+        self.memory.note("site rejected", version, self.node.slot, why)
         reason = json.dumps({"version": version, "why": why}).encode()
         # Without room for the reason the trial is given up nevertheless.
         with self._said():
@@ -139,7 +139,7 @@ class Site:
         except UpdateError as error:
             self.say(str(error))
 
-    def left(self) -> dict[str, Any]:
+    def rejected(self) -> dict[str, Any]:
         """The configuration that was given up last on this slot: `version` and `why`."""
         values = self.memory.read(self._file("why"))
         try:

@@ -89,6 +89,15 @@ class Updater:
         Raises Refused.
         """
         name = name or self.node.settings.channel
+        try:
+            channel = self._channel(name)
+        except UpdateError as error:
+            self.memory.note_volatile("asked", str(error))
+            raise
+        self.memory.note_volatile("asked", f"channel {name} has {channel.version}")
+        return channel
+
+    def _channel(self, name: str) -> Channel:
         trust = self.memory.trust()
         cached = self.memory.read(f"channel-{name}")
         etag = trust.etags.get(name, "") if cached else ""

@@ -15,7 +15,8 @@ from updater.__main__ import _in_window, main
 from updater.boot import BootStateFile
 from updater.disk import Disk
 from updater.errors import UpdateError
-from updater.grubenv import BAD, TRIAL, SlotState
+from updater.grubenv import BAD, GOOD, TRIAL, BootState, SlotState, boots_next
+from updater.memory import Memory
 from updater.node import find_node
 
 GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
@@ -94,11 +95,88 @@ def test_what_was_left_is_not_tried_again_by_itself(
     place = str(publisher.store.folder)
     memory = root / "data/belay"
     memory.mkdir(parents=True)
-    (memory / "tried.json").write_text('{"version": "1.1.0", "slot": "b", "left": "it hung"}')
+    (memory / "tried.json").write_text('{"version": "1.1.0", "slot": "b", "rejected": "it hung"}')
     update = ("update", "--from", place)
     assert answer(capsys, root, *update) == (0, {"version": "1.1.0", "installed": False})
     code, result = answer(capsys, root, *update, "--again")
     assert (code, result["installed"]) == (0, True)
+
+
+def test_what_was_rejected_is_named_with_the_way_to_try_it_again(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    memory = root / "data/belay"
+    memory.mkdir(parents=True)
+    reason = "check 10-own failed: it hung\nwith more"
+    tried = {"version": "1.1.0", "slot": "b", "rejected": reason}
+    (memory / "tried.json").write_text(json.dumps(tried))
+    place = ("--from", str(publisher.store.folder))
+    assert main(["--root", str(root), "check", *place]) == 0
+    said = capsys.readouterr().out
+    assert said == "release 1.1.0 is there, but was rejected before: check 10-own failed: it hung\n"
+    assert main(["--root", str(root), "update", *place]) == 0
+    said = capsys.readouterr().out
+    assert "(check 10-own failed: it hung)" in said and "belay update --again" in said
+
+
+def test_history_has_a_line_for_each_event(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = find_node(root)
+    Memory(node).note("rejected", "1.1.0", "b", "check 10-own failed: it hung\nwith more")
+    assert main(["--root", str(root), "history"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("rejected   1.1.0 in slot b: check 10-own failed: it hung")
+    _, result = answer(capsys, root, "history")
+    assert "with more" in str(result["events"])
+
+
+def test_status_says_what_boots_next_and_when_the_server_was_asked(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    place = ("--from", str(publisher.store.folder))
+    assert main(["--root", str(root), "update", *place]) == 0
+    assert main(["--root", str(root), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "the next boot is of slot b\n" in said
+    assert "asked 0 min ago: channel stable has 1.1.0\n" in said
+    assert main(["--root", str(root), "check", "--from", "http://127.0.0.1:1"]) == 75
+    assert main(["--root", str(root), "status"]) == 0
+    assert "asked 0 min ago: http://127.0.0.1:1/channels/stable: " in capsys.readouterr().out
+
+
+def test_confirm_says_what_boots_next_and_takes_a_rollback_back(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(root), "rollback"]) == 0
+    assert main(["--root", str(root), "status"]) == 0
+    assert "the next boot is of slot b\n" in capsys.readouterr().out
+    assert main(["--root", str(root), "confirm"]) == 0
+    assert "the next boot is of slot a\n" in capsys.readouterr().out
+    assert boots_next(find_node(root).boot.read()) == "a"
+
+
+def test_a_command_names_only_options_that_it_has(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, has in (("check", True), ("update", True), ("site", False)):
+        assert main(["--root", str(root), command]) == 1
+        assert ("give --from" in capsys.readouterr().err) is has
+
+
+@pytest.mark.parametrize(
+    ("state", "slot"),
+    [
+        (BootState(), "a"),
+        (BootState(next="b"), "b"),
+        (BootState(order=("b", "a")).with_slot("b", TRIAL), "b"),
+        (BootState(order=("b", "a")).with_slot("b", BAD), "a"),
+        (BootState(slots={"a": SlotState(GOOD, 0), "b": SlotState()}), "b"),
+        (BootState().with_slot("a", BAD).with_slot("b", BAD), ""),
+    ],
+)
+def test_what_boots_next(state: BootState, slot: str) -> None:
+    assert boots_next(state) == slot
 
 
 def test_the_running_release_once_more(
@@ -160,7 +238,7 @@ def test_without_data_status_says_what_the_boot_loader_knows(
     boot.write(boot.read().with_slot("b", BAD)._replace(why="panic"))
     assert main(["--root", str(root), "status"]) == 0
     said = capsys.readouterr().out
-    assert "before this one was left: its reason was lost; the boot loader knows: panic" in said
+    assert "before this one was rejected: its reason was lost; the boot loader knows: panic" in said
 
 
 def test_two_at_once(root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a boot: confirmed, left, or only reported; and why a slot was left."""
+"""What becomes of a boot: confirmed, rejected, or only reported; and why."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_failed_check_ends_a_trial_at_once(node: FileNode) -> None:
     assert state.slots["a"] == SlotState(BAD, 0)
     assert (state.order, state.why, state.last_good) == (("b", "a"), "gate", "b")
     tried = node.memory.tried()
-    assert tried and tried.left == "check 20-broken failed: the disk is on fire"
+    assert tried and tried.rejected == "check 20-broken failed: the disk is on fire"
     assert not (node.root / "etc/belay/health.d/30-never.log").exists()
 
 
@@ -69,7 +69,44 @@ def test_a_check_that_hangs_fails(node: FileNode) -> None:
     well, _, reboots = run(node)
     assert not well and reboots
     tried = node.memory.tried()
-    assert tried and "began\nit was not done within 1 s" in tried.left
+    assert tried
+    assert tried.rejected == "check 10-hangs failed: it was not done within 1 s\nbegan"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "why"),
+    [
+        ("#!/bin/sh\nexit 0\n", 0o644, "it is no executable file: chmod +x it"),
+        ("#!/no/such/shell\nexit 0\n", 0o755, "it can't be run: No such file"),
+        ("exit 0\n", 0o755, "it can't be run: Exec format error"),
+    ],
+)
+def test_a_check_that_cannot_run_has_failed(node: FileNode, text: str, mode: int, why: str) -> None:
+    path = node.root / "etc/belay/health.d/60-moon"
+    path.write_text(text)
+    path.chmod(mode)
+    well, _, reboots = run(node)
+    assert not well and reboots
+    tried = node.memory.tried()
+    assert tried and tried.rejected.startswith(f"check 60-moon failed: {why}")
+
+
+def test_a_reason_begins_with_its_last_line(node: FileNode) -> None:
+    check(node, "10-service", "echo starting; echo its own words; echo not running: app; exit 1")
+    _, said, _ = run(node)
+    tried = node.memory.tried()
+    assert tried and tried.rejected == (
+        "check 10-service failed: not running: app\nstarting\nits own words"
+    )
+    assert [line for line in said if "its own words" in line] == [tried.rejected], "said once"
+    assert node.memory.volatile("health")["what"] == (
+        "unhealthy: check 10-service failed: not running: app"
+    )
+    gate._notice(node.node, node.memory)
+    notice = (node.root / "run/belay/notice").read_text()
+    assert (
+        notice == "belay: release 1.0.0 was rejected: check 10-service failed: not running: app\n"
+    )
 
 
 def test_a_failed_check_leaves_a_good_slot_alone(node: FileNode) -> None:
@@ -118,20 +155,22 @@ def test_a_panic_is_told(node: FileNode) -> None:
     )
     run(node)
     tried = node.memory.tried()
-    assert tried and "the kernel panicked" in tried.left
-    assert "usb: a stick\n<4> Call Trace:\n<0> Kernel panic - not syncing: no root" in tried.left
+    assert tried and "the kernel panicked" in tried.rejected
+    assert (
+        "usb: a stick\n<4> Call Trace:\n<0> Kernel panic - not syncing: no root" in tried.rejected
+    )
     assert not list(pstore.iterdir()), "there is room for the next"
-    assert node.memory.history()[0].what == "left"
+    assert node.memory.history()[0].what == "rejected"
     notice = (node.root / "run/belay/notice").read_text()
-    assert notice.startswith("belay: release 1.1.0 was left: the kernel panicked")
+    assert notice.startswith("belay: release 1.1.0 was rejected: the kernel panicked")
 
 
 def test_a_hang_is_told_once(node: FileNode) -> None:
     back_on_the_old_slot(node)
     run(node)
     run(node)
-    lefts = [event for event in node.memory.history() if event.what == "left"]
-    assert [event.reason for event in lefts] == [gate.WITHOUT_TRACE]
+    rejections = [event for event in node.memory.history() if event.what == "rejected"]
+    assert [event.reason for event in rejections] == [gate.WITHOUT_TRACE]
 
 
 def test_rollback_takes_the_other_slot(node: FileNode) -> None:
@@ -142,7 +181,7 @@ def test_rollback_takes_the_other_slot(node: FileNode) -> None:
     assert (state.order, state.last_good) == (("b", "a"), "b")
     assert state.slots["a"].state == BAD
     tried = node.memory.tried()
-    assert tried and tried.left == "by belay rollback"
+    assert tried and tried.rejected == "by belay rollback"
 
 
 def test_rollback_needs_a_good_slot(node: FileNode) -> None:

@@ -1,4 +1,4 @@
-"""A configuration on trial: kept, or left with its reason, and never two trials at once."""
+"""A configuration on trial: kept, or rejected with its reason, and never two trials at once."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_what_harms_the_node_is_left_for_what_was_good(
     assert trials.offer(bad) is False
     assert trials.reboots == 1
     assert (trials.keeps("good"), trials.keeps("bad"), trials.keeps("trial")) == (good, bad, b"")
-    left = trials.site.left()
+    left = trials.site.rejected()
     assert left["version"] == "1.0.0"
     assert re.search(why, left["why"])
     assert trials.offer(bad) is None, "it is not tried again"
@@ -125,7 +125,7 @@ def test_a_trial_that_was_cut_off_is_left(trials: Trials) -> None:
     trials.node.memory.write("site-a-trial", site(WELL))
     applied = trials.site.boot()
     assert applied and applied.version == "0.9.0"
-    assert trials.site.left()["why"] == "the node went down before it was confirmed"
+    assert trials.site.rejected()["why"] == "the node went down before it was confirmed"
 
 
 def test_there_are_never_two_trials(trials: Trials) -> None:

@@ -1,6 +1,6 @@
 """Releases that must not stay: each goes back by itself, and the node says why.
 
-One with a service that fails is left in test_updates.py.
+One with a service that fails is rejected in test_updates.py.
 """
 
 from __future__ import annotations

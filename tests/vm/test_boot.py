@@ -105,7 +105,7 @@ def test_a_slot_that_panics_is_left_for_the_other(
         machine.wait_until_confirmed()
         said = machine.succeed("belay status")
         assert "slot b: bad, 0 tries left" in said
-        assert "was left" in said and reason in said
+        assert "was rejected" in said and reason in said
         assert read_boot_state(machine.disk).last_good == "a"
 
 

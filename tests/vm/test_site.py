@@ -1,4 +1,4 @@
-"""One image and one site make different nodes; a configuration that harms a node is left."""
+"""One image and one site make different nodes; a configuration that harms a node is rejected."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def publish(project: Project, version: str, **lines: str) -> None:
 
 def wait_until_left(machine: Machine, good: str, version: str, why: str) -> str:
     """Until a site was given up and the node has the last good one again; its status."""
-    machine.wait_for_console(f"site {version} is left: {why}", SITE_TIMEOUT_S)
+    machine.wait_for_console(f"site {version} is rejected: {why}", SITE_TIMEOUT_S)
     machine.wait_for_login()
     machine.wait_until_confirmed()
     status = machine.succeed("belay status")
     assert f"site {good}, " in status
-    assert f"site {version} was left: " in status
+    assert f"site {version} was rejected: " in status
     assert why in status
     return status
 
@@ -98,7 +98,7 @@ def test_a_web_server_leaves_what_harms_it(project: Project, tmp_path: Path) -> 
         machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
         assert "nothing new" in machine.succeed("belay site")
 
-        # One that fills the disk is left too; the node can be reached, and its owner makes room.
+        # So is one that fills the disk; the node can be reached, and its owner makes room.
         fill = "for n in 1 2 3; do cat /dev/zero >/data/fill$n; sync; done"
         fill = f"import subprocess; subprocess.run('{fill}', shell=True)"
         publish(project, "0.4.0", web=web, common=fill)
@@ -116,8 +116,8 @@ def test_a_web_server_leaves_what_harms_it(project: Project, tmp_path: Path) -> 
         machine.wait_until_confirmed()
         status = machine.succeed("belay status")
         assert "site 0.2.0, " in status
-        assert "site 0.5.0 was left: the node went down before it was confirmed" in status
-        assert "site left" in machine.succeed("belay history")
+        assert "site 0.5.0 was rejected: the node went down before it was confirmed" in status
+        assert "site rejected" in machine.succeed("belay history")
 
 
 def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
         publish(project, "0.3.0", common="import time; time.sleep(9999)")
         machine.type("belay pull\n")
         why = "apply: it was not done within 90 s"
-        machine.wait_for_console(f"site 0.3.0 is left: {why}", SITE_TIMEOUT_S)
+        machine.wait_for_console(f"site 0.3.0 is rejected: {why}", SITE_TIMEOUT_S)
         machine.wait_for_console(r"belay: booting slot a")
         machine.power_cut()
         machine.hardware = replace(machine.hardware, usb=other)
         each_slot_has_its_own(project, machine)
-        assert f"site 0.3.0 was left: {why}" in machine.succeed("belay status")
+        assert f"site 0.3.0 was rejected: {why}" in machine.succeed("belay status")
 
 
 def each_slot_has_its_own(project: Project, machine: Machine) -> None:

@@ -91,7 +91,7 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         machine.wait_for_login()
         said = machine.succeed("belay status")
         assert "belay 1.1.0 (x86_64) runs in slot b (good)" in said
-        assert "release 1.2.0 was left: check 10-services failed" in said
+        assert "release 1.2.0 was rejected: check 10-services failed" in said
         assert "not running: broken" in said
         copy_sparse(machine.disk, tmp_path / "at the end")
     slots = [*published.slots.values(), broken]
