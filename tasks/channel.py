@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.core.config import load_config
+from tasks.core.config import DAYS_MAX, load_config
 from tasks.core.errors import UserError
+from tasks.core.files import DAY_S
+from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.progress import table
 from tasks.upload import target_of
 
+if TYPE_CHECKING:
+    from updater.formats import Channel
+
+VALID = "valid"
 TO = "a folder, or host:folder over SSH (default: to in [publish])"
 
 
 @task(help={"to": TO, "json": "print the channels as JSON"})
 def show(c: Context, to: str = "", json: bool = False) -> None:
-    """Show the channels that are published, and to which release each points."""
-    from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import current_channel
+    """Show the channels that are published, and to which release each points.
 
-    target = target_of(load_config(), to)
-    names = [n.removeprefix("channels/") for n in target.sizes() if n.startswith("channels/")]
-    channels = [current_channel(target, name, trusted_keys()) for name in sorted(names)]
+    Exit code 1 where nodes would believe one of them no longer.
+    """
+    from tasks.releases.make import trusted_keys
+    from tasks.releases.publish import channel_names, current_channel
+
+    target, keys = target_of(load_config(), to), trusted_keys()
+    found: list[dict[str, Any]] = []
+    for name in channel_names(target):
+        try:
+            if channel := current_channel(target, name, keys):
+                found.append({**asdict(channel), "state": _state(channel)})
+        except UserError as error:  # the others are to be seen all the same
+            found.append({"channel": name, "state": str(error)})
     if json:
-        show_json([asdict(channel) for channel in channels if channel])
-        return
-    rows = [
-        (channel.channel, channel.version, _day(channel.signed), _day(channel.expires))
-        for channel in channels
-        if channel
-    ]
-    table(("channel", "release", "signed", "expires"), rows)
+        show_json(found)
+    else:
+        rows = [
+            (
+                one["channel"],
+                one.get("version", ""),
+                _day(one.get("signed")),
+                _day(one.get("expires")),
+                one["state"],
+            )
+            for one in found
+        ]
+        table(("channel", "release", "signed", "expires", ""), rows)
+    if any(one["state"] != VALID for one in found):
+        raise Exit(code=1)
 
 
 @task(
@@ -45,30 +68,51 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
         "target": "the channel that is to have it too, such as stable",
         "to": TO,
         "days": "for how long nodes may believe the channel (default: days in [publish])",
+        "new": "make the second channel if it isn't there yet",
         "key": "which private key signs the channel, if there are several",
     },
 )
-def promote(
-    c: Context, source: str, target: str, to: str = "", days: int = 0, key: str = ""
+def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
+    c: Context,
+    source: str,
+    target: str,
+    to: str = "",
+    days: str = "",
+    new: bool = False,
+    key: str = "",
 ) -> None:
     """Let a channel point to the release that another one has."""
     from tasks.releases.keys import signer
     from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import current_channel, move_channel
+    from tasks.releases.publish import (
+        check_channel_name,
+        current_channel,
+        move_channel,
+        require_channel,
+    )
 
+    check_channel_name(source)
     config, keys = load_config(), trusted_keys()
+    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else config.publish.days
     place = target_of(config, to)
     channel = current_channel(place, source, keys)
     if channel is None:
         raise UserError(f"{place.name} has no channel {source}")
+    require_channel(place, target, config.update.channel, new)
     before = current_channel(place, target, keys)
-    new = replace(channel, channel=target)
-    move_channel(new, before, days or config.publish.days, place, signer(key))
-    say(f"channel {target} has release {new.version}")
+    move_channel(replace(channel, channel=target), before, valid_days, place, signer(key))
+    say(f"channel {target} has release {channel.version}")
 
 
-def _day(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+def _day(seconds: int | None) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds)) if seconds is not None else ""
+
+
+def _state(channel: Channel) -> str:
+    days_over = (time.time() - channel.expires) / DAY_S
+    if days_over < 0:
+        return VALID
+    return f"expired {days_over:.0f} days ago: publish it again, nodes believe it no longer"
 
 
 namespace = Collection(show, promote)

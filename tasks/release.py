@@ -48,7 +48,10 @@ def make(c: Context, tag: str, key: str = "", json: bool = False) -> None:
     for line in news:
         say(line)
     size = human_size(manifest.slot.blob.size)
-    say(f"release {manifest.version}: {size} to fetch; publish it: ./inv upload")
+    say(
+        f"release {manifest.version}: a node fetches {size} at most; "
+        f"try it: ./inv release.test {manifest.version}; publish it: ./inv upload --channel NAME"
+    )
 
 
 @task(help={"version": "the release, such as 1.2.3", "json": "print its manifest as JSON"})

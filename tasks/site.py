@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -21,6 +22,10 @@ from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
 from updater.formats import NAME
 
+if TYPE_CHECKING:
+    from updater.formats import Channel
+
+VERSION_FILE = "site/version"
 ARCHIVE = BUILD / "site.tar.gz"
 
 
@@ -45,25 +50,38 @@ def build(c: Context, json: bool = False) -> None:
 @task(
     help={
         "channel": "the channel whose nodes get it",
+        "new": "make a channel that isn't there yet",
         "to": "a folder, or host:folder over SSH (default: to in [publish])",
         "key": "which private key signs it, if there are several",
         "json": "print the signed pointer as JSON",
     }
 )
-def publish(c: Context, channel: str, to: str = "", key: str = "", json: bool = False) -> None:
+def publish(
+    c: Context, channel: str, to: str = "", new: bool = False, key: str = "", json: bool = False
+) -> None:
     """Publish site/ for the nodes of a channel; each tries it, and keeps it if it stays healthy."""
     from tasks.releases.keys import signer
     from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import current_channel, move_channel
+    from tasks.releases.publish import (
+        SITE,
+        check_channel_name,
+        current_channel,
+        move_channel,
+        require_channel,
+    )
     from tasks.releases.site import build_site, site_version
     from tasks.upload import target_of
     from updater.formats import Channel
 
+    check_channel_name(channel)
     config = load_config()
     data, version = build_site(), site_version()
     digest = hashlib.sha256(data).hexdigest()
-    target, name = target_of(config, to), f"{channel}.site"
+    target, name = target_of(config, to), f"{channel}{SITE}"
+    require_channel(target, channel, config.update.channel, new)
     before = current_channel(target, name, trusted_keys())
+    if before:
+        _check_version(before, version, digest)
     if c.config.run.dry:
         say(f"{name}: {before.version if before else 'new'} -> {version}")
         return
@@ -78,6 +96,22 @@ def publish(c: Context, channel: str, to: str = "", key: str = "", json: bool = 
         show_json(asdict(pointer))
     else:
         say(f"channel {channel} has site {version}")
+
+
+def _check_version(before: Channel, version: str, digest: str) -> None:
+    """Raise UserError where nodes couldn't tell a site from the one that is published."""
+    from updater.formats import version_key
+
+    name, raised = before.channel, f"raise the version in {VERSION_FILE}"
+    if version == before.version and digest != before.manifest:
+        raise UserError(
+            f"channel {name} has another site {version}: a version never changes; {raised}"
+        )
+    if version_key(version) < version_key(before.version):
+        raise UserError(
+            f"channel {name} has site {before.version}, which is newer than {version}; "
+            f"to bring an older site back, {raised} above that"
+        )
 
 
 @task(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.config import Config, load_config
+from tasks.core.config import DAYS_MAX, Config, load_config
 from tasks.core.errors import UserError
+from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size
 
@@ -25,6 +26,7 @@ UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node wil
         "version": "the release; the newest, if none is named",
         "to": "a folder, or host:folder over SSH (default: to in [publish])",
         "days": "for how long nodes may believe the channel (default: days in [publish])",
+        "new": "make a channel that isn't there yet",
         "downgrade": "order nodes to take it though they may run a newer one",
         "unverified": f"don't fetch it from the public URL first: {UNVERIFIED}",
         "key": "which private key signs the channel, if there are several",
@@ -36,7 +38,8 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     channel: str,
     version: str = "",
     to: str = "",
-    days: int = 0,
+    days: str = "",
+    new: bool = False,
     downgrade: bool = False,
     unverified: bool = False,
     key: str = "",
@@ -50,13 +53,16 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from updater.formats import version_key
     from updater.source import open_source
 
+    publish.check_channel_name(channel)
     config = load_config()
+    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else config.publish.days
     store, keys = store_of(config), trusted_keys()
     versions = store.versions()
     if not versions and not version:
         raise UserError(f"{store.folder} has no release yet; make one: ./inv release --tag v1.0.0")
     manifest = store.manifest(version or versions[-1], keys)
     target = target_of(config, to)
+    publish.require_channel(target, channel, config.update.channel, new)
     before = publish.current_channel(target, channel, keys)
     if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
         raise UserError(
@@ -81,12 +87,16 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         size = publish.upload(files, target, progress)
         if not unverified:
             publish.check_public(open_source(config.update.url), manifest, keys, progress)
-        new = publish.new_channel(store, manifest, channel, downgrade)
-        new = publish.move_channel(new, before, days or config.publish.days, target, sign)
+        pointer = publish.new_channel(store, manifest, channel, downgrade)
+        pointer = publish.move_channel(pointer, before, valid_days, target, sign)
     if json:
-        show_json(asdict(new))
+        show_json(asdict(pointer))
         return
-    say(f"{human_size(size)} uploaded; channel {channel} has release {manifest.version}")
+    say(
+        f"{human_size(size)} uploaded, with the disk image and the lists of the release; "
+        f"a node fetches {human_size(manifest.slot.blob.size)} at most"
+    )
+    say(f"channel {channel} has release {manifest.version}")
 
 
 def target_of(config: Config, to: str) -> Target:

@@ -25,6 +25,7 @@ from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+DAYS_MAX = 3650  # for which a channel may be believed
 
 
 def _text(default: str, pattern: str, wanted: str) -> Any:
@@ -146,7 +147,7 @@ class Publish:
     """Where `inv upload` publishes to; nodes fetch it from `url` in `[update]`."""
 
     to: str = _text("", r"\S*", "a folder, or host:folder over SSH")
-    days: int = _whole(30, 1, 3650)
+    days: int = _whole(30, 1, DAYS_MAX)
     level: int = _whole(6, 0, 9)
     tested: bool = False
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tasks.steps.runner import Outcome
 
 SHOW_AFTER_S = 1.0  # what is done before that needs no progress
+LINE_EVERY_S = 10.0  # where the output is no terminal
 
 
 def human_size(size: int) -> str:
@@ -33,12 +34,14 @@ def human_size(size: int) -> str:
 class Progress:
     """A context in which running work is shown, by name with its seconds, below the other output.
 
-    Where the output is no terminal, each piece of work gets one line when it begins.
+    Where the output is no terminal, each piece of work gets a line when it begins, and one every
+    `LINE_EVERY_S` seconds while it lasts.
     """
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self._running: dict[str, tuple[float, str]] = {}
+        self._line_due: dict[str, float] = {}
         self._lock = threading.Lock()
         self._live = Live(
             get_renderable=self._render,
@@ -72,11 +75,16 @@ class Progress:
         `quiet`: it is mostly over at once, and worth no line where the output is no terminal.
         """
         with self._lock:
+            now = time.monotonic()
             fresh = name not in self._running
-            since = time.monotonic() if fresh else self._running[name][0]
+            since = now if fresh else self._running[name][0]
             self._running[name] = (since, detail)
-        if fresh and not quiet and not self.console.is_terminal:
-            self.console.print(f"{name} ...", highlight=False)
+            if fresh:
+                self._line_due[name] = now + LINE_EVERY_S if quiet else now
+            if self.console.is_terminal or now < self._line_due[name]:
+                return
+            self._line_due[name] = now + LINE_EVERY_S
+        self.console.print(f"{name}: {detail}" if detail else f"{name} ...", highlight=False)
 
     @contextmanager
     def transfer(self, name: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:

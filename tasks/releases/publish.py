@@ -5,6 +5,7 @@ Whoever looks at the server at any moment finds a channel whose release is whole
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import tempfile
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tasks.core.errors import UserError
 from tasks.core.files import DAY_S
+from tasks.core.output import confirmed, say
 from tasks.core.progress import Progress
 from tasks.releases.keys import Sign
 from tasks.releases.store import Store, channel_file
@@ -21,6 +23,7 @@ from tasks.releases.targets import Target
 from updater.errors import UpdateError
 from updater.formats import (
     MANIFEST_SIZE_MAX,
+    NAME,
     SIGNATURE_SIZE_MAX,
     Blob,
     Channel,
@@ -31,6 +34,9 @@ from updater.formats import (
 from updater.signature import PublicKey
 from updater.source import Source
 from updater.update import cut, unpacked
+
+CHANNELS = "channels/"
+SITE = ".site"  # the channel `stable.site` has the site for the nodes of `stable`
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,54 @@ def new_channel(store: Store, manifest: Manifest, name: str, downgrade: bool) ->
     return Channel(manifest.os, name, manifest.version, digest, 0, 0, downgrade)
 
 
+def check_channel_name(name: str) -> None:
+    """Raise UserError where nodes would refuse a channel of that name."""
+    if not NAME.fullmatch(name) or name.endswith(SITE):
+        raise UserError(
+            f'"{name}" is no name for a channel; wanted small letters, digits, . _ -, '
+            f"and not {SITE} at its end"
+        )
+
+
+def require_channel(target: Target, name: str, asked: str, new: bool) -> None:
+    """Raise UserError where a channel isn't there and nobody wants a `new` one.
+
+    No node would look at it: a mistyped name publishes to nobody. `asked` is the channel for which
+    nodes of this image ask, which is no mistake.
+    """
+    check_channel_name(name)
+    there = sorted({known.removesuffix(SITE) for known in channel_names(target)})
+    if name in there:
+        return
+    if new or name == asked:
+        say(f"{name} is a new channel of {target.name}")
+        return
+    nearest = difflib.get_close_matches(name, [*there, asked], n=1)
+    found = (
+        f"{target.name} has no channel {name}; it has: {', '.join(there) or 'none'}; "
+        f"nodes of this image ask for {asked}"
+    )
+    if not confirmed(f"{found}\nMake a new channel {name}?"):
+        guess = f"did you mean {nearest[0]}? " if nearest else ""
+        raise UserError(f"{found}; {guess}To make a new one: --new")
+
+
+def channel_names(target: Target) -> list[str]:
+    """The names of all channel files."""
+    names = (name for name in target.sizes() if name.startswith(CHANNELS))
+    return sorted(name.removeprefix(CHANNELS) for name in names)
+
+
 def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel | None:
     """What a channel says there now. Raises UserError where it can't be trusted."""
-    if f"channels/{name}" not in target.sizes():
+    if name not in channel_names(target):
         return None
     try:
-        return open_channel(target.get(f"channels/{name}"), keys, name)
+        return open_channel(target.get(f"{CHANNELS}{name}"), keys, name)
     except UpdateError as error:
-        raise UserError(f"{target.name}: {error}") from None
+        raise UserError(
+            f"{target.name}: {error}; remove {CHANNELS}{name} there to publish it anew"
+        ) from None
 
 
 def move_channel(
@@ -106,7 +152,7 @@ def move_channel(
     with tempfile.NamedTemporaryFile() as file:
         file.write(channel_file(channel, sign))
         file.flush()
-        target.put(Path(file.name), f"channels/{channel.channel}")
+        target.put(Path(file.name), f"{CHANNELS}{channel.channel}")
     return channel
 
 

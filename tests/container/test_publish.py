@@ -102,7 +102,7 @@ def test_machines_without_a_disk_get_what_a_signed_manifest_names(project: Proje
 
 
 def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
-    upload = ("upload", "--channel", "beta", "--to", str(tmp_path), "--unverified")
+    upload = ("upload", "--channel", "beta", "--new", "--to", str(tmp_path), "--unverified")
     assert "wrong password" in refused(project, *upload, BELAY_PASSPHRASE="wrong")
     del project.env["BELAY_PASSPHRASE"]
     assert "nobody is there to type it" in refused(project, *upload)
@@ -113,7 +113,8 @@ def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
 
 
 def test_an_upload_says_beforehand_what_it_would_do(project: Project, tmp_path: Path) -> None:
-    said = project.inv("--dry", "upload", "--channel", "beta", "--to", str(tmp_path / "www"))
+    words = ("upload", "--channel", "beta", "--new", "--to", str(tmp_path / "www"))
+    said = project.inv("--dry", *words)
     assert "/blobs/" in said and said.rstrip().endswith("channel beta: new -> 1.1.0")
     assert not (tmp_path / "www").exists()
 
@@ -155,14 +156,23 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_uploads_go_over_ssh(project: Project, ssh: str, tmp_path: Path) -> None:
     www = tmp_path / "a www"
-    words = ("--channel", "far", "--version", "1.1.0", "--to", f"{ssh}:{www}", "--unverified")
+    words = (
+        "--new",
+        "--channel",
+        "far",
+        "--version",
+        "1.1.0",
+        "--to",
+        f"{ssh}:{www}",
+        "--unverified",
+    )
     path = os.environ["PATH"]
     assert "channel far has release 1.1.0" in project.inv("upload", *words, PATH=path)
     assert sorted(path.name for path in www.iterdir()) == ["blobs", "channels", "releases"]
     for name in ("manifest.json", "manifest.json.minisig"):
         here, there = project.store / "releases/1.1.0" / name, www / "releases/1.1.0" / name
         assert here.read_bytes() == there.read_bytes()
-    assert project.inv("upload", *words, PATH=path).startswith("0 B uploaded")
+    assert "\n0 B uploaded" in f"\n{project.inv('upload', *words, PATH=path)}"
     shown = project.inv("channel.show", "--to", f"{ssh}:{www}", "--json", PATH=path)
     assert json.loads(shown)[0]["version"] == "1.1.0"
     said = refused(project, "upload", *words[:-2], f"{ssh}:/proc/none", words[-1], PATH=path)
@@ -170,7 +180,11 @@ def test_uploads_go_over_ssh(project: Project, ssh: str, tmp_path: Path) -> None
 
 
 def test_only_what_is_missing_is_uploaded(project: Project) -> None:
-    assert "0 B uploaded; channel edge has release 1.1.0" in project.upload("--channel", "edge")
+    said = project.upload("--channel", "edge", "--new")
+    assert "edge is a new channel" in said and "\n0 B uploaded, with the disk image" in said
+    manifest = json.loads((project.www / "releases/1.1.0/manifest.json").read_text())
+    mib = manifest["slot"]["blob"]["size"] / (1 << 20)
+    assert f"a node fetches {mib:.1f} MiB at most" in said
 
 
 def test_a_channel_moves_only_to_what_nodes_can_take(project: Project) -> None:
@@ -180,7 +194,8 @@ def test_a_channel_moves_only_to_what_nodes_can_take(project: Project) -> None:
     blob.write_bytes(good[:-9] + b"corrupted")
     try:
         done = project.run(
-            "upload", "--channel", "night", BELAY_UPDATE_URL=f"http://127.0.0.1:{project.port}"
+            *("upload", "--channel", "night", "--new"),
+            BELAY_UPDATE_URL=f"http://127.0.0.1:{project.port}",
         )
     finally:
         blob.write_bytes(good)
@@ -188,12 +203,12 @@ def test_a_channel_moves_only_to_what_nodes_can_take(project: Project) -> None:
     assert "release 1.1.0: " in done.stderr
     assert not (project.www / "channels/night").exists()
     assert "url in [update]" in refused(
-        project, "upload", "--channel", "night", BELAY_UPDATE_URL=""
+        project, "upload", "--channel", "night", "--new", BELAY_UPDATE_URL=""
     )
 
 
 def test_a_channel_goes_back_only_by_an_order(project: Project) -> None:
-    project.upload("--channel", "back")
+    project.upload("--channel", "back", "--new")
     older = ("upload", "--channel", "back", "--version", "1.0.0", "--unverified")
     assert "which is newer than 1.0.0" in refused(project, *older)
     project.inv(*older, "--downgrade")
@@ -202,10 +217,84 @@ def test_a_channel_goes_back_only_by_an_order(project: Project) -> None:
     assert (channels["back"]["version"], channels["back"]["downgrade"]) == ("1.0.0", True)
 
 
+@pytest.mark.parametrize("name", ["bad name", "../up", "Stable", "stable.site", ""])
+def test_a_channel_has_a_name_that_nodes_take(project: Project, name: str) -> None:
+    for words in (
+        ("upload", "--channel", name, "--unverified", "--new"),
+        ("site.publish", "--channel", name, "--new"),
+        ("channel.promote", "stable", name, "--new"),
+    ):
+        assert f'"{name}" is no name for a channel; wanted' in refused(project, *words)
+    assert not list((project.www / "channels").glob("*name*"))
+
+
+@pytest.mark.parametrize("days", ["0", "-3", "x", "1.5", "99999"])
+def test_a_channel_is_valid_for_a_day_at_least(project: Project, days: str) -> None:
+    wanted = f'--days: found "{days}", wanted a whole number from 1 to 3650'
+    assert wanted in refused(project, "upload", "--channel", "stable", "--days", days)
+    assert wanted in refused(project, "channel.promote", "stable", "stable", "--days", days)
+
+
+def test_a_mistyped_channel_makes_no_new_one(project: Project) -> None:
+    before = sorted(path.name for path in (project.www / "channels").iterdir())
+    for words in (
+        ("upload", "--channel", "stabel", "--unverified"),
+        ("site.publish", "--channel", "stabel"),
+        ("channel.promote", "stable", "stabel"),
+    ):
+        said = refused(project, *words)
+        assert "has no channel stabel; it has: " in said
+        assert "did you mean stable? To make a new one: --new" in said
+    assert sorted(path.name for path in (project.www / "channels").iterdir()) == before
+
+
+def test_the_channel_for_which_nodes_ask_is_no_mistake(project: Project, tmp_path: Path) -> None:
+    place = ("--to", str(tmp_path / "www"), "--unverified")
+    assert "night is a new channel of" in project.inv(
+        "upload", "--channel", "night", *place, BELAY_UPDATE_CHANNEL="night"
+    )
+
+
+def test_one_bad_file_hides_no_channel(project: Project, tmp_path: Path) -> None:
+    www = tmp_path / "www"
+    place = ("--to", str(www))
+    project.inv("upload", "--channel", "stable", "--unverified", *place)
+    assert "valid" in project.inv("channel.show", *place)
+    (www / "channels/bad name").write_text("what is this\n")
+    (www / "channels/aged").write_bytes((www / "channels/stable").read_bytes())
+    done = project.run("channel.show", *place, "--json")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    shown = {one["channel"]: one for one in json.loads(done.stdout)}
+    assert sorted(shown) == ["aged", "bad name", "stable"]
+    assert (shown["stable"]["version"], shown["stable"]["state"]) == ("1.1.0", "valid")
+    assert "the server gave channel stable instead" in shown["aged"]["state"]
+    assert "remove channels/bad name there" in shown["bad name"]["state"]
+
+
+def test_a_site_never_changes_and_never_gets_older(project: Project, tmp_path: Path) -> None:
+    publish = ("site.publish", "--channel", "stable", "--to", str(tmp_path / "www"))
+    version, roles = (project.root / "site" / name for name in ("version", "roles.py"))
+    before = version.read_text(), roles.read_text()
+    try:
+        project.inv(*publish)
+        project.inv(*publish)  # the same once more: it is valid for longer
+        roles.write_text(f"{before[1]}\n# changed\n")
+        assert "a version never changes; raise the version" in refused(project, *publish)
+        version.write_text("9.0.0\n")
+        project.inv(*publish)
+        version.write_text("8.0.0\n")
+        assert "has site 9.0.0, which is newer than 8.0.0" in refused(project, *publish)
+    finally:
+        version.write_text(before[0])
+        roles.write_text(before[1])
+
+
 def test_a_release_is_promoted(project: Project) -> None:
-    project.upload("--channel", "beta", "--version", "1.1.0")
+    project.upload("--channel", "beta", "--new", "--version", "1.1.0")
     promote = ("channel.promote", "beta", "calm")
-    said = project.inv(*promote, BELAY_STORE="/nowhere")  # a machine that never made the release
+    assert "it has: " in refused(project, *promote)
+    # A machine that never made the release.
+    said = project.inv(*promote, "--new", BELAY_STORE="/nowhere")
     assert "channel calm has release 1.1.0" in said
     channels = (project.www / "channels" / name for name in promote[1:])
     beta, calm = (json.loads(path.read_text().splitlines()[0]) for path in channels)
