@@ -56,6 +56,7 @@ GROUPS = {
     "Operate nodes": (
         "node.new",
         "node.image",
+        "node.write",
         "site.secret",
         "site.build",
         "site.publish",

@@ -1,4 +1,4 @@
-"""`inv node.new` and `inv node.image`: what makes one machine differ from the others."""
+"""`inv node.new`, `node.write` and `node.image`: what makes one machine differ from the others."""
 
 from __future__ import annotations
 
@@ -13,53 +13,109 @@ from invoke.tasks import task
 from tasks.build import build, plan_for
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse
+from tasks.core.files import copy_sparse, remove_tree
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
 from tasks.core.progress import Progress
-from tasks.nodes.volume import check_device, volume, write_device
+from tasks.nodes.places import PLACES, Place, open_place
+from tasks.nodes.volume import volume
 
 
 @task(
     help={
         "name": "what to call the node: its host name",
-        "usb": "a folder (of a mounted stick, say) or a device for its files; default: nodes/NAME",
+        "usb": f"write its files there too: {PLACES}",
         "keys": "a file with the public SSH keys that may log in; default: your own",
+        "again": "make new keys for a node that there is; what the old ones opened stays closed",
         "json": "print the node's public keys as JSON",
     }
 )
-def new(c: Context, name: str, usb: str = "", keys: str = "", json: bool = False) -> None:
-    """Make a node's own files, keys included, and note its public keys in site/inventory.toml."""
+def new(
+    c: Context, name: str, usb: str = "", keys: str = "", again: bool = False, json: bool = False
+) -> None:
+    """Make a node's own files in nodes/NAME, and note its public keys in site/inventory.toml."""
     from tasks.nodes.identity import (
         INVENTORY,
         PRIVATE,
         add_to_inventory,
         check_inventory,
+        check_name,
         holders_of_keys,
         new_identity,
+        set_aside,
     )
 
+    check_name(name)
     holders = holders_of_keys(keys)
-    device = Path(usb) if usb and Path(usb).exists() and not Path(usb).is_dir() else None
-    if device:  # before there are keys of a node that can't be written
-        check_device(device)
-    folder = Path(usb).resolve() if usb and not device else PRIVATE / name
-    check_inventory(name)
+    place = open_place(usb) if usb else None  # before there are keys that nothing can take
+    folder = PRIVATE / name
+    check_inventory(name, again)
+    if again and folder.exists():
+        say(f"{set_aside(folder)}: the files as they were")
     identity = new_identity(name, folder, holders)
-    add_to_inventory(identity)
-    if device:
-        config = load_config()
-        with Progress() as progress:
-            plan = plan_for(config, ["chroot"], progress)
-        write_device(device, volume(folder, config.node.label, plan.root, plan.engine))
+    try:
+        add_to_inventory(identity, again)
+    except UserError:
+        remove_tree(folder)  # nobody knows these keys
+        raise
+    if place:
+        _bring(folder, place)
     if json:
         show_json(asdict(identity))
     else:
         print(f"host key   {identity.host_key}\nage        {identity.age}")
     if not holders:
-        say("nobody may log in by SSH: no public key was found; give --keys FILE")
-    say(f"{device or folder}: the node's own files; whoever has them can pose as the node")
+        say(
+            "nobody may log in by SSH: no public key was found; to give it one: "
+            f"./inv node.write {name} --keys FILE"
+        )
+    say(f"{folder}: the node's own files; whoever has them can pose as the node")
     say(f"{INVENTORY.name}: the node is in it; commit it")
+
+
+@task(
+    help={
+        "name": "the node's name",
+        "to": PLACES,
+        "keys": "a file with the public SSH keys that may log in, from now on",
+    }
+)
+def write(c: Context, name: str, to: str = "", keys: str = "") -> None:
+    """Write the files of nodes/NAME to a stick, a disk, or a node that runs."""
+    from tasks.nodes.identity import give_keys, holders_of_keys
+
+    folder = _folder_of(name)
+    if not to and not keys:
+        raise UserError("where to? Give --to PLACE; or --keys FILE, to change who may log in")
+    place = open_place(to) if to else None
+    if keys:
+        give_keys(folder, holders_of_keys(keys))
+        say(f"{folder}: who may log in is changed")
+    if place:
+        _bring(folder, place)
+    else:
+        say(f"to bring it to the node: ./inv node.write {name} --to PLACE")
+
+
+def _bring(folder: Path, place: Place) -> None:
+    def made() -> bytes:
+        config = load_config()
+        with Progress() as progress:
+            plan = plan_for(config, ["chroot"], progress)
+        return volume(folder, config.node.label, plan.root, plan.engine)
+
+    place.write(folder, made)
+    say(f"{place.name}: has the node's files; it reads them when it boots")
+
+
+def _folder_of(name: str, place: str = "") -> Path:
+    """The folder with a node's files. Raises UserError where there are none."""
+    from tasks.nodes.identity import PRIVATE
+
+    folder = Path(place) if place else PRIVATE / name
+    if not (folder / "name").is_file():
+        raise UserError(f"{folder}: there are no files of a node; inv node.new {name} makes them")
+    return folder
 
 
 @task(
@@ -71,11 +127,8 @@ def new(c: Context, name: str, usb: str = "", keys: str = "", json: bool = False
 def image(c: Context, name: str, usb: str = "") -> None:
     """Make build/NAME.img, a disk image with the node's files in it: no stick is needed."""
     from tasks.disk.table import read_table
-    from tasks.nodes.identity import PRIVATE
 
-    folder = Path(usb) if usb else PRIVATE / name
-    if not (folder / "name").is_file():
-        raise UserError(f"{folder}: there are no files of a node; inv node.new {name} makes them")
+    folder = _folder_of(name, usb)
     config = load_config()
     build(c, "image", config)
     if c.config.run.dry:
@@ -97,4 +150,4 @@ def image(c: Context, name: str, usb: str = "") -> None:
     say(f"{target}: for {name} alone; it holds the node's private keys")
 
 
-namespace = Collection(new, image)
+namespace = Collection(new, image, write)

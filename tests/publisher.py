@@ -116,7 +116,7 @@ class FileNode:
             settings=Settings(),
             slot="a",
             mode="good",
-            slots=self.slots,
+            partitions={f"slot-{name}": path for name, path in self.slots.items()},
             boot=self.boot,
             keys=keys,
         )

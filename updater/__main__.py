@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from updater.errors import Unreachable, UpdateError
 from updater.grubenv import TRIAL, BootState, boots_next
 from updater.memory import Memory, headline
-from updater.node import Node, find_node
+from updater.node import NODE_FILES, Node, find_node
 
 if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
     from updater.formats import Manifest
@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     install_ = command("install", install, "write this system, which came by network, to a disk")
     install_.add_argument("disk", help="the disk, such as /dev/sda")
     install_.add_argument("again", nargs="?", default="", help="the same, if it holds data")
+    node_ = command("node", own_files, "show what this node was told, or write its own files")
+    node_.add_argument("--write", default="", metavar="FILE", help="a volume; - for what comes in")
     command("boottime", boot_time, "show where the seconds of this boot went")
     site_ = command("site", site, "try the site's newest configuration, keep it or go back")
     site_.add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
@@ -281,6 +283,28 @@ def install(options: argparse.Namespace) -> dict[str, Any]:
     size = write_to(Path(options.root), options.disk, options.again, say)
     say(f"{options.disk} has both slots: reboot from it")
     return {"disk": options.disk, "size": size}
+
+
+def own_files(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    if options.write:
+        from updater.volume import write_volume
+
+        try:
+            came = options.write == "-"
+            data = sys.stdin.buffer.read() if came else Path(options.write).read_bytes()
+            partition = write_volume(node, data)
+        except OSError as error:
+            raise UpdateError(f"{options.write}: {error.strerror}") from None
+        memory.note("node files", node.system.version, node.slot, f"written to {partition}")
+        _say(options, f"{partition} has the node's files: reboot to use them")
+        return {"written": str(partition)}
+    folder = node.root / NODE_FILES
+    files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    _say(options, f"node {node.name or '(no name)'}, from the files: {' '.join(files) or 'none'}")
+    for warning in node.warnings:
+        _say(options, f"warning: {warning}")
+    return {"name": node.name, "files": files, "warnings": node.warnings}
 
 
 def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:

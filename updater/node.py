@@ -47,14 +47,17 @@ class System(NamedTuple):
 
 
 class Node(NamedTuple):
-    """`slot` is the running one; `mode` good, trial, once or rescue, as the boot loader says."""
+    """`slot` is the running one; `mode` good, trial, once or rescue, as the boot loader says.
+
+    `partitions` are those of the disk that it runs from, by name.
+    """
 
     root: Path
     system: System
     settings: Settings
     slot: str
     mode: str
-    slots: dict[str, Path]
+    partitions: dict[str, Path]
     boot: BootStateFile
     keys: list[PublicKey]
     revoked: frozenset[str] = frozenset()
@@ -63,6 +66,11 @@ class Node(NamedTuple):
     def other(self) -> str:
         """The inactive slot."""
         return "b" if self.slot == "a" else "a"
+
+    @property
+    def slots(self) -> dict[str, Path]:
+        """The partitions of both slots."""
+        return {name: self.partitions[f"slot-{name}"] for name in SLOTS}
 
     @property
     def data(self) -> Path:
@@ -98,7 +106,7 @@ def find_node(root: Path = Path("/")) -> Node:
         settings=Settings(**_json(etc / "settings.json") | _own_settings(root)),
         slot=slot,
         mode=words.get("belay.mode", "good"),
-        slots={name: partitions[f"slot-{name}"] for name in SLOTS},
+        partitions=partitions,
         boot=BootStateFile(partitions["esp"]),
         keys=read_keys(etc / "keys"),
         revoked=frozenset(revoked.read_text().split() if revoked.exists() else ()),

@@ -26,7 +26,7 @@ def main(root: Path, url: str, version: str) -> None:
         settings=Settings(),
         slot="a",
         mode="good",
-        slots={name: root / f"slot-{name}" for name in ("a", "b")},
+        partitions={f"slot-{name}": root / f"slot-{name}" for name in ("a", "b")},
         boot=BootStateFile(root / "esp"),
         keys=read_keys(root),
     )

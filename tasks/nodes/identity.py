@@ -7,9 +7,10 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.core.errors import UserError
-from tasks.core.files import folder_for, write_atomically
+from tasks.core.files import folder_for, remove_tree, write_atomically, write_private
 from tasks.core.paths import PROJECT
 
 INVENTORY = PROJECT / "site" / "inventory.toml"
@@ -31,18 +32,20 @@ class Identity:
 
 
 def new_identity(name: str, folder: Path, holders: str) -> Identity:
-    """Make a node's files in `folder`; whoever has a key of `holders` may log in by SSH.
+    """Make a node's files in the new `folder`; whoever has a key of `holders` may log in by SSH.
 
     Raises UserError where the name is none, or the folder holds a node already.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    from pyrage import x25519
 
-    if not NAME.fullmatch(name):
-        raise UserError(f'"{name}" is no name for a node; wanted letters, digits, dashes')
-    if (folder / "name").exists():
-        raise UserError(f"{folder} holds a node already; delete it if its keys are to be lost")
+    x25519 = age().x25519
+    check_name(name)
+    if folder.exists():
+        raise UserError(
+            f"{folder} holds a node already; to write its files to a stick, or to give it an SSH "
+            f"key: ./inv node.write {name}; to make new keys for it: ./inv node.new {name} --again"
+        )
     host_key, age_key = Ed25519PrivateKey.generate(), x25519.Identity.generate()
     files = {
         "name": f"{name}\n".encode(),
@@ -54,17 +57,45 @@ def new_identity(name: str, folder: Path, holders: str) -> Identity:
     }
     if not holders:
         del files[AUTHORIZED_KEYS]
-    if folder.exists():  # a stick that is mounted: it stays what it is
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with folder_for(folder) as scratch:
+        scratch.chmod(0o700)
         for file, data in files.items():
-            write_atomically(folder / file, data)
-    else:
-        with folder_for(folder) as scratch:
-            scratch.chmod(0o700)
-            for file, data in files.items():
-                (scratch / file).write_bytes(data)
-                (scratch / file).chmod(0o600)
+            write_private(scratch / file, data)
     public = host_key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     return Identity(name, public, str(age_key.to_public()))
+
+
+def check_name(name: str) -> None:
+    """Raise UserError where a node can't be called that."""
+    if not NAME.fullmatch(name):
+        raise UserError(f'"{name}" is no name for a node; wanted letters, digits, dashes')
+
+
+def age() -> Any:
+    """The library for age keys. Raises UserError on musl, for which it has no wheel."""
+    try:
+        import pyrage
+    except ImportError:
+        raise UserError(
+            "age keys need pyrage, which has no wheel for musl: do this on a system with glibc, "
+            "or in a container with one"
+        ) from None
+    return pyrage
+
+
+def set_aside(folder: Path) -> Path:
+    """Give the files of a node another name, as new ones are to take their place; that name."""
+    other = folder.with_name(f"{folder.name}.old")
+    remove_tree(other)
+    folder.rename(other)
+    return other
+
+
+def give_keys(folder: Path, holders: str) -> None:
+    """Let whoever has a key of `holders` log in to a node, and nobody else."""
+    (folder / AUTHORIZED_KEYS).unlink(missing_ok=True)
+    write_private(folder / AUTHORIZED_KEYS, holders.encode())
 
 
 def dropbear_key(seed: bytes, public: bytes) -> bytes:
@@ -89,29 +120,35 @@ def holders_of_keys(file: str) -> str:
     return "".join(path.read_text() for path in own)
 
 
-def check_inventory(name: str, inventory: Path = INVENTORY) -> bool:
-    """Whether a node is in the inventory; raise UserError where it has keys there already."""
+def check_inventory(name: str, again: bool = False, inventory: Path = INVENTORY) -> bool:
+    """Whether a node is in the inventory. Raises UserError where its keys would be lost."""
     import tomli
 
     try:
         nodes = tomli.loads(inventory.read_text() if inventory.exists() else "").get("nodes", {})
     except tomli.TOMLDecodeError as error:
         raise UserError(f"{inventory}: is not valid TOML: {error}") from None
-    if {"host_key", "age"} & nodes.get(name, {}).keys():
-        raise UserError(f"{inventory}: node {name} has keys there already; remove them if they go")
+    if {"host_key", "age"} & nodes.get(name, {}).keys() and not again:
+        raise UserError(
+            f"{inventory}: node {name} has keys there already; to write its files, or to give it "
+            f"an SSH key: ./inv node.write {name}; to make new keys: ./inv node.new {name} --again"
+        )
     return name in nodes
 
 
-def add_to_inventory(identity: Identity, inventory: Path = INVENTORY) -> None:
+def add_to_inventory(identity: Identity, again: bool = False, inventory: Path = INVENTORY) -> None:
     """Note a node's public keys, for the site. Raises UserError where it has some already."""
-    known = check_inventory(identity.name, inventory)
+    known = check_inventory(identity.name, again, inventory)
     text = inventory.read_text() if inventory.exists() else "# The nodes, and what they are for.\n"
     keys = f'host_key = "{identity.host_key}"\nage = "{identity.age}"\n'
     head = f"[nodes.{identity.name}]\n"
+    before, found, after = text.partition(head)
     if not known:
         text += f"\n{head}roles = []\n{keys}"
-    elif head in text:
-        text = text.replace(head, head + keys)
+    elif found:
+        entry, bracket, rest = after.partition("\n[")
+        entry = re.sub(r"(?m)^(host_key|age) *=.*\n?", "", f"{entry}\n").removesuffix("\n")
+        text = f"{before}{head}{keys}{entry}{bracket}{rest}"
     else:
         raise UserError(f"{inventory}: has no line {head.strip()}; add to the node:\n{keys}")
     inventory.parent.mkdir(parents=True, exist_ok=True)

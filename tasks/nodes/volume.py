@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -40,29 +38,3 @@ def volume(folder: Path, label: str, root: Path, engine: Engine) -> bytes:
         )
         engine.run(job, LOGS / "volume.log")
         return (Path(scratch) / "volume").read_bytes()
-
-
-def check_device(device: Path) -> None:
-    """Raise UserError unless a volume may be written to this device: a stick that isn't in use."""
-    if not stat.S_ISBLK(device.stat().st_mode):
-        raise UserError(f"{device} is no disk")
-    name = device.resolve().name
-    mounts = Path("/proc/mounts").read_text().splitlines()
-    if any(line.startswith(f"/dev/{name}") for line in mounts):
-        raise UserError(f"{device} is mounted: unmount it, or give the folder it is mounted on")
-    removable = Path(f"/sys/class/block/{name}/removable")
-    if not removable.exists() or removable.read_text().strip() != "1":
-        raise UserError(
-            f"{device} is no whole removable disk, and may hold your files; "
-            "format it yourself and give the folder it is mounted on"
-        )
-    if not os.access(device, os.W_OK):
-        raise UserError(f"{device}: may not be written; run this as root")
-
-
-def write_device(device: Path, data: bytes) -> None:
-    """Write a volume to a stick that was checked."""
-    with device.open("r+b") as disk:
-        disk.write(data)
-        disk.flush()
-        os.fsync(disk.fileno())

@@ -57,13 +57,13 @@ def build_site(folder: Path = FOLDER) -> bytes:
 
 def encrypted_for(node: str, data: bytes, folder: Path = FOLDER) -> bytes:
     """A secret as only a node can read it. Raises UserError where its public key isn't known."""
-    import pyrage
-    from pyrage import x25519
+    from tasks.nodes.identity import age
 
+    pyrage = age()
     inventory = folder / "inventory.toml"
     entry = tomli.loads(inventory.read_text()).get("nodes", {}).get(node, {})
     try:
-        key = x25519.Recipient.from_str(entry.get("age", ""))
+        key = pyrage.x25519.Recipient.from_str(entry.get("age", ""))
     except pyrage.RecipientError:
         raise UserError(
             f"{inventory}: node {node} has no public age key; inv node.new {node} makes it"

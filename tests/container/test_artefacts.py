@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tasks.build import plan_for
 from tasks.core.config import load_config
+from tasks.core.errors import UserError
+from tasks.core.files import copy_sparse
+from tasks.core.progress import Progress
 from tasks.disk.boot_state import grubenv_offset, read_boot_state
 from tasks.disk.layout import SECTOR, layout
+from tasks.nodes.places import open_place
+from tasks.nodes.volume import volume
 from tests.conftest import InContainer
 from updater.grubenv import BootState
 from updater.slot import parts
@@ -35,6 +41,29 @@ def test_chroot_holds_the_packages_with_their_owners(artefacts: Path) -> None:
     assert not set(modules) & set(members)
     assert not any(name.startswith("dev/") and not m.isdir() for name, m in members.items())
     assert not any(name.startswith("etc/apk/keys/belay") for name in members), "the sample's key"
+
+
+def test_a_nodes_files_are_written_into_a_disk_image(
+    disk_image: Path, tmp_path: Path, in_container: InContainer
+) -> None:
+    """One that Belay made takes them; of one that it didn't nothing is known."""
+    image, files = tmp_path / "some.img", tmp_path / "files"
+    copy_sparse(disk_image, image)
+    files.mkdir()
+    (files / "name").write_text("crag-9\n")
+    plan = plan_for(load_config(), ["chroot"], Progress())
+    place = open_place(str(image))
+    place.write(files, lambda: volume(files, "BELAY", plan.root, plan.engine))
+    node = LAYOUT["node"]
+    with image.open("rb") as disk:
+        disk.seek(node.first * SECTOR)
+        (tmp_path / "node").write_bytes(disk.read(node.sectors * SECTOR))
+    read = "MTOOLS_SKIP_CHECK=1 mcopy -i in/node ::/name /tmp/name && cat /tmp/name"
+    assert in_container(read, node=tmp_path / "node") == "crag-9\n"
+    with image.open("r+b") as disk:
+        disk.write(bytes(1 << 20))
+    with pytest.raises(UserError, match="no disk image with a partition for a node"):
+        open_place(str(image))
 
 
 def test_initramfs_holds_what_init_needs(artefacts: Path, in_container: InContainer) -> None:

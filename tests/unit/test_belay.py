@@ -36,7 +36,7 @@ def root(tmp_path: Path, publisher: Publisher) -> Path:
     classes = root / "sys/class/block"
     classes.mkdir(parents=True)
     for disk, guid in (("vda", GUID), ("vdb", "another")):
-        for number, name in enumerate(("esp", "slot-a", "slot-b", "data"), start=2):
+        for number, name in enumerate(("esp", "slot-a", "slot-b", "node", "data"), start=2):
             device = root / "sys/devices" / disk / f"{disk}{number}"
             device.mkdir(parents=True)
             own = guid if name == "slot-a" else f"{guid}-{name}"
@@ -51,6 +51,8 @@ def root(tmp_path: Path, publisher: Publisher) -> Path:
     (root / "dev/vda2").write_bytes(esp())
     for number in (3, 4):
         (root / f"dev/vda{number}").write_bytes(slot_bytes("old").ljust(SLOT_SIZE, b"\0"))
+    (root / "dev/vda5").write_bytes(bytes(64 << 10))
+    (root / "etc/belay/node-label").write_text("BELAY\n")
     system = {"os": "belay", "arch": "x86_64", "version": "1.0.0", "built": BUILT}
     (root / "etc/belay/release.json").write_text(json.dumps(system))
     (root / "etc/belay/settings.json").write_text(json.dumps({"channel": "stable"}))
@@ -239,6 +241,50 @@ def test_without_data_status_says_what_the_boot_loader_knows(
     assert main(["--root", str(root), "status"]) == 0
     said = capsys.readouterr().out
     assert "before this one was rejected: its reason was lost; the boot loader knows: panic" in said
+
+
+def volume(label: bytes = b"BELAY") -> bytes:
+    head = bytearray(512)
+    head[43:54] = label.ljust(11)
+    head[510:512] = b"\x55\xaa"
+    return bytes(head) + bytes(range(256)) * 254
+
+
+def test_own_files_are_written_to_their_partition(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, partition = tmp_path / "volume", root / "dev/vda5"
+    file.write_bytes(volume())
+    assert answer(capsys, root, "node", "--write", str(file))[0] == 0
+    assert partition.read_bytes().startswith(volume())
+    for wrong, why in (
+        (volume(b"OTHER"), "is no volume labelled BELAY"),
+        (bytes(1024), "is no volume labelled BELAY"),
+        (b"", "is no volume labelled BELAY"),
+        (volume() + bytes(64 << 10), "and 131072 came"),
+    ):
+        file.write_bytes(wrong)
+        code, result = answer(capsys, root, "node", "--write", str(file))
+        assert code == 1 and why in str(result["error"])
+        assert partition.read_bytes().startswith(volume()), "what was there stays"
+
+
+def test_own_files_that_are_cut_off_are_no_volume(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sectors come last, so there is no moment with half of a file system."""
+    partition = root / "dev/vda5"
+    states = []
+    flush = Disk.flush
+
+    def seen(disk: Disk) -> None:
+        flush(disk)
+        states.append(partition.read_bytes())
+
+    monkeypatch.setattr(Disk, "flush", seen)
+    (tmp_path / "volume").write_bytes(volume())
+    assert main(["--root", str(root), "node", "--write", str(tmp_path / "volume")]) == 0
+    assert [state[510:512] for state in states] == [b"\0\0", b"\0\0", b"\x55\xaa"]
 
 
 def test_two_at_once(root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pyrage import x25519
 
 from tasks.core.errors import UserError
-from tasks.nodes.identity import add_to_inventory, holders_of_keys, new_identity
-from tasks.nodes.volume import check_device
+from tasks.nodes.identity import Identity, add_to_inventory, holders_of_keys, new_identity
+from tasks.nodes.places import Device, open_place
 
 
 def test_private_and_public_keys_belong_together(tmp_path: Path) -> None:
@@ -37,17 +37,27 @@ def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("before", ["", "[nodes.crag-1]\nroles = ['web']\n", "[nodes.other]\n"])
+TWO = "[nodes.crag-1]\nroles = ['web']\n\n[nodes.other]\nage = 'x'\n"
+
+
+@pytest.mark.parametrize(
+    "before", ["", "[nodes.crag-1]\nroles = ['web']\n", "[nodes.other]\n", TWO]
+)
 def test_a_node_is_in_the_inventory_once(tmp_path: Path, before: str) -> None:
     inventory = tmp_path / "inventory.toml"
     inventory.write_text(before)
     identity = new_identity("crag-1", tmp_path / "node", "")
-    add_to_inventory(identity, inventory)
+    add_to_inventory(identity, inventory=inventory)
     entry = tomli.loads(inventory.read_text())["nodes"]["crag-1"]
     assert (entry["host_key"], entry["age"]) == (identity.host_key, identity.age)
     assert entry["roles"] == (["web"] if "web" in before else [])
     with pytest.raises(UserError, match="has keys there already"):
-        add_to_inventory(identity, inventory)
+        add_to_inventory(identity, inventory=inventory)
+    again = Identity("crag-1", "ssh-ed25519 NEW", "age1new")
+    add_to_inventory(again, again=True, inventory=inventory)
+    nodes = tomli.loads(inventory.read_text())["nodes"]
+    assert nodes["crag-1"] == {**entry, "host_key": again.host_key, "age": again.age}
+    assert ("other" in nodes) is ("other" in before)
 
 
 def test_a_file_without_public_keys_is_refused(tmp_path: Path) -> None:
@@ -58,11 +68,33 @@ def test_a_file_without_public_keys_is_refused(tmp_path: Path) -> None:
         holders_of_keys(str(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("place", ["/dev/no-such-disk", "/no/such/folder", "./missing", "x.img"])
+def test_a_place_that_is_not_there_is_refused_and_not_made(place: str) -> None:
+    with pytest.raises(UserError, match="there is no such folder or device; plug the stick in"):
+        open_place(place)
+    assert not Path(place).exists()
+
+
+def test_a_folder_in_dev_is_no_stick() -> None:
+    with pytest.raises(UserError, match="is a folder in /dev"):
+        open_place("/dev/shm")
+
+
+def test_a_mounted_stick_keeps_what_else_is_on_it(tmp_path: Path) -> None:
+    stick, files = tmp_path / "stick", tmp_path / "files"
+    for folder in (stick, files):
+        folder.mkdir()
+    (stick / "photo").write_text("of the crag")
+    (files / "name").write_text("crag-1\n")
+    open_place(str(stick)).write(files, bytes)
+    assert {path.name for path in stick.iterdir()} == {"photo", "name"}
+
+
 def test_only_a_stick_becomes_a_volume(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for place in (tmp_path / "file", Path("/dev/null")):
         with pytest.raises(UserError, match="is no disk"):
-            check_device(place)
+            Device(place)
     disks = [path for path in Path("/dev").iterdir() if path.is_block_device()]
     removable = {
         p.parent.name
@@ -72,4 +104,4 @@ def test_only_a_stick_becomes_a_volume(tmp_path: Path) -> None:
     for disk in disks:
         if disk.name not in removable:
             with pytest.raises(UserError, match=r"is mounted|no whole removable disk"):
-                check_device(disk)
+                Device(disk)
