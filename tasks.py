@@ -41,7 +41,7 @@ GROUPS = {
         "fetch",
         "clean",
     ),
-    "Try": ("qemu", "netboot", "site.test"),
+    "Try": ("qemu", "netboot", "release.test", "site.test"),
     "Release": (
         "key.new",
         "key.revoke",

@@ -53,6 +53,8 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     if usb and not Path(usb).is_dir():
         raise UserError(f"--usb {usb}: there is no such folder")
     from tasks.disk.boot_state import read_boot_state, write_boot_state
+    from tasks.releases.make import store_of, trusted_keys
+    from tasks.releases.store import unpack_disk
     from tasks.vm.hardware import Hardware, copy_variables, qemu_program
 
     config = load_config()
@@ -71,7 +73,8 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         disk = folder / "disk.img"
         if not disk.exists():
             if release:
-                unpack_disk(config, release, disk)
+                store = store_of(config)
+                unpack_disk(store, store.manifest(release, trusted_keys()), disk)
             else:
                 copy_sparse(BUILD / "disk.img", disk)
         elif keep:
@@ -123,13 +126,3 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
                     netboot=f"{url}/{SCRIPT}",
                 )
             )
-
-
-def unpack_disk(config: Config, version: str, target: Path) -> None:
-    """Put the disk image of a release to `target`."""
-    from tasks.releases.chunks import unpack_xz
-    from tasks.releases.make import DISK_IMAGE, store_of, trusted_keys
-
-    store = store_of(config)
-    blob = store.manifest(version, trusted_keys()).files[DISK_IMAGE]
-    unpack_xz(store.blobs / blob.sha256, target)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
+from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.build import build
-from tasks.core.config import load_config
+from tasks.build import build, plan_for
+from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.output import say, show_json
+from tasks.core.paths import BUILD
 from tasks.core.progress import Progress, human_size
+from updater.formats import version_key
+
+FILES_SHOWN = 40
+
+if TYPE_CHECKING:
+    from tasks.releases.store import Store
+    from tasks.vm.release_trial import Trial
 
 
 @task(
@@ -73,24 +86,116 @@ def verify(c: Context, version: str, json: bool = False) -> None:
 
 @task(
     help={
+        "version": "the release, such as 1.2.3",
+        "before": "the release that the machine runs first; the newest older one, if there is one",
+        "json": "print the outcome as JSON",
+    }
+)
+def test(c: Context, version: str, before: str = "", json: bool = False) -> None:
+    """Try a release in a virtual machine: an update to it, a trial boot, its own health checks.
+
+    The machine runs the release before it; the first release is its own one before.
+    """
+    from tasks.releases.make import store_of
+
+    config = load_config()
+    store = store_of(config)
+    trial = tried(config, store, version, before)
+    if json:
+        show_json(asdict(trial))
+    say(str(trial))
+    if trial.rejected:
+        raise Exit(code=1)
+
+
+def tried(config: Config, store: Store, version: str, before: str = "") -> Trial:
+    """Try a release on the one `before`, or on the newest older one."""
+    from tasks.nodes.volume import write_fat
+    from tasks.releases.make import release_before, trusted_keys
+    from tasks.vm.release_trial import try_release
+
+    manifest = store.manifest(version, trusted_keys())
+    if before:
+        older = store.manifest(before, trusted_keys())
+    else:
+        older = release_before(store, version) or manifest
+    if version_key(older.version) > version_key(version):
+        raise UserError(f"--before {before}: nodes go back to {version} only by an order")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="trial-") as scratch, Progress() as progress:
+        plan = plan_for(config, ["chroot"], progress)
+
+        def fat(folder: Path, image: Path) -> None:
+            write_fat(folder, "BELAYTRIAL", image, plan.root, plan.engine)
+
+        tell = partial(progress.started, f"testing {version}")
+        trial = try_release(store, manifest, older, fat, Path(scratch), tell)
+        progress.stopped(f"testing {version}")
+    return trial
+
+
+def require_tested(config: Config, store: Store, version: str) -> None:
+    """Try a release, and the site with it on each node. Raises UserError where one is unhealthy."""
+    from tasks.releases.make import trusted_keys
+    from tasks.releases.store import unpack_disk
+    from tasks.site import report
+    from tasks.vm.site_trial import has_nodes, nodes_of_site, try_site
+
+    refused = f"so {version} is not published: tested in [publish] asks for that"
+    trial = tried(config, store, version)
+    say(str(trial))
+    if trial.rejected:
+        raise UserError(refused)
+    if not has_nodes():
+        return
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch, Progress() as progress:
+        folder = Path(scratch)
+        disk = folder / "release.img"
+        unpack_disk(store, store.manifest(version, trusted_keys()), disk)
+        matrix = try_site({version: disk}, nodes_of_site(), folder, progress)
+    if any(row[version] for row in matrix.values()):
+        raise UserError("\n".join([*report(matrix), refused]))
+
+
+@task(
+    help={
         "before": "a release, such as 1.2.2",
         "after": "a later one, such as 1.2.3",
         "json": "print the changes as JSON",
     }
 )
 def diff(c: Context, before: str, after: str, json: bool = False) -> None:
-    """Show the packages that are different in two releases."""
+    """Show what is different in two releases: packages, and files."""
+    from tasks.artefacts.listing import Lister
+    from tasks.diff import differences
     from tasks.releases.changes import changes
+    from tasks.releases.chunks import unpack_xz
     from tasks.releases.make import store_of, summary, trusted_keys
 
-    store, keys = store_of(load_config()), trusted_keys()
-    old, new = (summary(store, store.manifest(version, keys)) for version in (before, after))
-    found = changes(old, new)
+    config = load_config()
+    store, keys = store_of(config), trusted_keys()
+    old, new = (store.manifest(version, keys) for version in (before, after))
+    found = changes(summary(store, old), summary(store, new))
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="diff-") as scratch, Progress() as progress:
+        plan = plan_for(config, ["chroot"], progress)
+        listings = []
+        for manifest in (old, new):
+            progress.started("reading", manifest.version)
+            slot = Path(scratch) / manifest.version
+            unpack_xz(store.blobs / manifest.slot.blob.sha256, slot)
+            listings.append(Lister(plan.engine, plan.root).files(slot))
+        progress.stopped("reading")
+    files = differences(*listings)
     if json:
-        show_json(asdict(found))
+        show_json({**asdict(found), "files": files})
         return
     for line in found.lines():
         print(line)
+    for name, what in list(files.items())[:FILES_SHOWN]:
+        print(f"  {name}: {what}")
+    if len(files) > FILES_SHOWN:
+        print(f"  and {len(files) - FILES_SHOWN} more files: --json has all")
 
 
-namespace = Collection(make, verify, diff)
+namespace = Collection(make, verify, test, diff)

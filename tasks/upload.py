@@ -13,6 +13,7 @@ from tasks.core.errors import UserError
 from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size
+from tasks.release import require_tested
 
 if TYPE_CHECKING:
     from tasks.releases.targets import Target
@@ -49,7 +50,6 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from tasks.releases import publish
     from tasks.releases.keys import signer
     from tasks.releases.make import store_of, trusted_keys
-    from tasks.site import require_tested
     from updater.formats import version_key
     from updater.source import open_source
 
@@ -81,7 +81,7 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             f"set it, or give --unverified: {UNVERIFIED}"
         )
     if config.publish.tested:
-        require_tested(config, manifest.version)
+        require_tested(config, store, manifest.version)
     sign = signer(key)
     with Progress() as progress:
         size = publish.upload(files, target, progress)

@@ -15,12 +15,12 @@ from tasks.benchmarks.ram import memory_used_mib, with_kernel
 from tasks.benchmarks.script import built, run_script
 from tasks.build import build, plan_for
 from tasks.core.config import load_config
-from tasks.core.files import write_atomically
 from tasks.core.paths import BUILD, CACHE
 from tasks.core.progress import Progress
 from tasks.disk.layout import layout
 from tasks.releases.site import build_site
 from tasks.vm.machine import Machine
+from tasks.vm.remote import Remote, Stick
 from tasks.vm.site_trial import TREE, bring_site
 
 STOCK_SIZE_MIB = 512
@@ -91,23 +91,23 @@ def _boot(what: str, image: Path, folder: Path, hardware: dict[str, Any]) -> Boo
 
 def _idle_apply(folder: Path) -> Idle:
     """On a node, the medians of several."""
-    archive = folder / "site.tgz"
-    write_atomically(archive, build_site())
-    with Machine(BUILD / "disk.img", folder / "machine", bios=True) as machine:
-        machine.wait_for_login(BOOT_TIMEOUT_S)
-        machine.wait_until_confirmed()
-        bring_site(machine, archive, folder / "site")
-        machine.succeed(f"{TREE}/apply {NODE}")
-        machine.wait_until_succeeds(f"{TREE}/check {NODE}")
-        idle = _seconds(machine, f"{TREE}/apply {NODE}")
-        return Idle(idle, _seconds(machine, "python3 -c pass"))
+    stick = Stick(folder / "stick", NODE)
+    with Machine(BUILD / "disk.img", folder / "machine", bios=True, usb=stick.files) as machine:
+        remote = Remote(machine, stick)
+        remote.wait_until_confirmed(BOOT_TIMEOUT_S)
+        bring_site(remote, build_site())
+        remote.succeed(f"{TREE}/apply {NODE}")
+        check = f"until {TREE}/check {NODE}; do sleep 1; done"
+        remote.succeed(check, BOOT_TIMEOUT_S)
+        idle = _seconds(remote, f"{TREE}/apply {NODE}")
+        return Idle(idle, _seconds(remote, "python3 -c pass"))
 
 
-def _seconds(machine: Machine, command: str) -> float:
+def _seconds(remote: Remote, command: str) -> float:
     """The median of what a command takes, by the machine's own clock."""
     now = "cut -d' ' -f1 /proc/uptime"
     times = []
     for _ in range(TIMES):
-        before, after = machine.succeed(f"{now}; {command} >/tmp/said; {now}").split()
+        before, after = remote.succeed(f"{now}; {command} >/tmp/said; {now}").split()
         times.append(float(after) - float(before))
     return statistics.median(times)

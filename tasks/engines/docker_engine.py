@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import resource
 import shlex
 import sys
 import tarfile
@@ -76,6 +75,8 @@ class Docker:
     @cached_property
     def _limits(self) -> list[Ulimit]:
         """Podman asks for more than it may have where it is limited itself, and then fails."""
+        import resource
+
         from docker.types import Ulimit
 
         if not self.daemon.startswith("podman"):

@@ -1,4 +1,4 @@
-"""The volume with a node's own files: a FAT file system with the label that nodes look for."""
+"""FAT file systems: the volume with a node's own files, and others that a machine can mount."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from tasks.core.paths import LOGS
 from tasks.disk.layout import NODE_MIB
 from tasks.engines.engine import Engine, Job
 
+MIB = 1 << 20
 _SCRIPT = r"""
 truncate -s "${MIB}M" out/volume
-mkfs.vfat -F 16 -s 1 -n "$LABEL" out/volume >/dev/null
-MTOOLS_SKIP_CHECK=1 mcopy -Q -i out/volume in/files/* ::/
+mkfs.vfat -F $BITS -s 1 -n "$LABEL" out/volume >/dev/null
+MTOOLS_SKIP_CHECK=1 mcopy -s -Q -i out/volume in/files/* ::/
 """
 
 
@@ -25,16 +26,25 @@ def volume(folder: Path, label: str, root: Path, engine: Engine) -> bytes:
     files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     if not files:
         raise UserError(f"{folder}: there are no files of a node; inv node.new makes them")
-    if (size := sum(path.stat().st_size for path in files)) > (NODE_MIB - 1) << 20:
-        raise UserError(f"{folder}: {size >> 20} MiB don't fit into a volume of {NODE_MIB} MiB")
+    if (size := sum(path.stat().st_size for path in files)) > (NODE_MIB - 1) * MIB:
+        raise UserError(f"{folder}: {size // MIB} MiB don't fit into a volume of {NODE_MIB} MiB")
     with tempfile.TemporaryDirectory() as scratch:
-        job = Job(
-            name="volume",
-            root=root,
-            argv=("/bin/sh", "-euc", _SCRIPT),
-            output=Path(scratch),
-            inputs={"files": folder},
-            env={"MIB": str(NODE_MIB), "LABEL": label},
-        )
-        engine.run(job, LOGS / "volume.log")
+        env = {"MIB": str(NODE_MIB), "LABEL": label, "BITS": "16"}
+        _run(folder, Path(scratch), env, root, engine)
         return (Path(scratch) / "volume").read_bytes()
+
+
+def write_fat(folder: Path, label: str, image: Path, root: Path, engine: Engine) -> None:
+    """Write a file system with all that is in `folder`, and a little room, to the file `image`."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # FAT32 has 65525 clusters at least; each file may waste one, and the tables take a hundredth.
+    mib = max(64, size * 51 // 50 // MIB + 32)
+    with tempfile.TemporaryDirectory(dir=image.parent) as scratch:
+        env = {"MIB": str(mib), "LABEL": label, "BITS": "32"}
+        _run(folder, Path(scratch), env, root, engine)
+        (Path(scratch) / "volume").rename(image)
+
+
+def _run(folder: Path, out: Path, env: dict[str, str], root: Path, engine: Engine) -> None:
+    script = ("/bin/sh", "-euc", _SCRIPT)
+    engine.run(Job("volume", root, script, out, {"files": folder}, env), LOGS / "volume.log")

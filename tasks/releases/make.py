@@ -20,12 +20,12 @@ from tasks.releases.changes import changes, versions
 from tasks.releases.chunks import write_slot, write_xz
 from tasks.releases.keys import PUBLIC, Sign
 from tasks.releases.sbom import installed, sbom
-from tasks.releases.store import Store
+from tasks.releases.store import DISK_IMAGE, Store
 from updater.errors import Refused
 from updater.formats import VERSION, Manifest, version_key
 from updater.signature import PublicKey, read_keys
 
-DISK_IMAGE, PARTS_LIST, LOCK, CHANGES = "disk.img.xz", "sbom.json", "apk.lock", "changes.json"
+PARTS_LIST, LOCK, CHANGES = "sbom.json", "apk.lock", "changes.json"
 
 
 def store_of(config: Config) -> Store:

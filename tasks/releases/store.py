@@ -20,6 +20,7 @@ from updater.formats import (
 from updater.signature import PublicKey
 
 BLOCK = 1 << 20
+DISK_IMAGE = "disk.img.xz"  # what a release calls it
 
 
 class Store:
@@ -80,6 +81,13 @@ class Store:
             return open_manifest(data, signature, keys, f"release {version}")
         except Refused as error:
             raise UserError(f"{place}: {error}") from None
+
+
+def unpack_disk(store: Store, manifest: Manifest, target: Path) -> None:
+    """Put the disk image of a release to `target`."""
+    from tasks.releases.chunks import unpack_xz
+
+    unpack_xz(store.blobs / manifest.files[DISK_IMAGE].sha256, target)
 
 
 def channel_file(channel: Channel, sign: Sign) -> bytes:

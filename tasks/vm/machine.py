@@ -238,6 +238,19 @@ class Machine:
                 raise MachineError(f"it did not happen within {timeout_s} s; {self._log_end()}")
             time.sleep(0.1)
 
+    def watch(self, happened: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait until `happened`, over reboots too. Raises MachineError: `what` did not come."""
+        deadline = time.monotonic() + timeout_s
+        while not happened():
+            if time.monotonic() > deadline:
+                how = f"not within {timeout_s:.0f} s"
+                raise MachineError(f"waiting until {what}: {how}; {self._log_end()}")
+            if self.console.expect([pexpect.TIMEOUT, pexpect.EOF], timeout=1.0) == REBOOTED:
+                if self.console.wait():
+                    raise MachineError(f"the machine ended; {self._log_end()}")
+                self.power_cut()
+                self.start()
+
     def attach_usb(self, folder: Path, label: str, name: str = "stick1") -> None:
         """Plug in a stick with the files of a folder."""
         settings = dict(item.split("=", 1) for item in usb_stick(folder, label, name).split(","))

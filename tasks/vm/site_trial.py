@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import tomli
 
 from tasks.core.errors import UserError
-from tasks.core.files import write_atomically
-from tasks.core.output import say
+from tasks.core.progress import Progress
 from tasks.nodes.identity import PRIVATE
 from tasks.releases.site import FOLDER, build_site
 from tasks.vm.machine import Machine, MachineError
+from tasks.vm.release_trial import Tell
+from tasks.vm.remote import Remote, Stick
 
+BOOT_TIMEOUT_S = 900
 APPLY_TIMEOUT_S = 300
+CHECKS_TIMEOUT_S = 900
 TREE = "/run/belay/site"
-STICK = "BELAYSITE"
-ARCHIVE = "site.tgz"  # short, as the stick's file system wants it
-_BRING = f"""
-modprobe -a usb-storage sd_mod vfat
-until volume=$(findfs LABEL={STICK}); do sleep 0.2; done
-mkdir -p /tmp/stick {TREE} && mount -t vfat -o ro "$volume" /tmp/stick
-tar -xzf /tmp/stick/{ARCHIVE} -C {TREE} && umount /tmp/stick
-"""
+CHECKS = Path(__file__).with_name("health.sh")
 # What a second apply may not touch: files, wanted packages, services.
 _STATE = "cat /etc/apk/world; ls /run/openrc/started; ls -R /etc/runlevels"
 _TOUCHED = (
@@ -41,69 +39,88 @@ def nodes_of_site(only: str = "") -> list[str]:
     return [only] if only else nodes
 
 
+def has_nodes() -> bool:
+    """Whether the inventory has nodes on which the site could be tried."""
+    inventory = FOLDER / "inventory.toml"
+    return inventory.exists() and bool(tomli.loads(inventory.read_text()).get("nodes"))
+
+
 def try_site(
-    disks: Mapping[str, Path], nodes: Sequence[str], folder: Path
+    disks: Mapping[str, Path], nodes: Sequence[str], folder: Path, progress: Progress
 ) -> dict[str, dict[str, str]]:
     """Try the site on nodes of the inventory, with each disk of a release.
 
     Returns for each node and release what was wrong. `folder` is for what that takes.
     """
-    archive = folder / ARCHIVE
-    write_atomically(archive, build_site())
+    archive = build_site()
     matrix: dict[str, dict[str, str]] = {}
     for node in nodes:
-        stick = PRIVATE / node
-        if not stick.is_dir():
-            stick = folder / node
-            stick.mkdir()
-            (stick / "name").write_text(f"{node}\n")
+        own = PRIVATE / node
+        stick = Stick(folder / f"stick of {node}", node, own if own.is_dir() else None)
         for release, disk in disks.items():
-            say(f"{node} on {release} ...")
-            wrong = _try_one(disk, node, stick, archive, folder / f"{node}-{release}")
+            name = f"{node} on {release}"
+            tell = partial(progress.started, name)
+            wrong = _try_one(disk, node, stick, archive, folder / f"{node}-{release}", tell)
+            progress.stopped(name)
             matrix.setdefault(node, {})[release] = wrong
     return matrix
 
 
-def _try_one(disk: Path, node: str, stick: Path, archive: Path, folder: Path) -> str:
-    """Boot `disk` as `node`, whose files are in `stick`, and apply the site twice.
+def _try_one(disk: Path, node: str, stick: Stick, archive: bytes, folder: Path, tell: Tell) -> str:
+    """Boot `disk` as `node` and apply the site twice; `folder` is the machine's.
 
-    Returns what was wrong with the site: nothing, if it went well. The log lies in `folder`.
+    Returns what was wrong: nothing, if all went well.
     """
     try:
-        with Machine(disk, folder / "machine", bios=True, usb=stick) as machine:
-            machine.wait_for_login()
-            machine.wait_until_confirmed()
-            bring_site(machine, archive, folder / "site")
-            return _judge(machine, node)
+        with Machine(disk, folder, bios=True, usb=stick.files) as machine:
+            remote = Remote(machine, stick)
+            tell("booting")
+            remote.wait_until_confirmed(BOOT_TIMEOUT_S)
+            # A good slot is confirmed whatever its checks say.
+            if wrong := unhealthy(remote):
+                return f"the release is unhealthy without the site: {wrong}"
+            bring_site(remote, archive)
+            return _judge(remote, node, tell)
     except MachineError as error:
         return f"the machine failed: {error}"
 
 
-def bring_site(machine: Machine, archive: Path, scratch: Path) -> None:
-    """Unpack a site on a machine, without a network; `scratch` becomes the stick that brings it."""
-    scratch.mkdir(parents=True)
-    (scratch / ARCHIVE).write_bytes(archive.read_bytes())
-    machine.attach_usb(scratch, STICK)
-    machine.succeed(_BRING)
+def bring_site(remote: Remote, archive: bytes) -> None:
+    """Unpack a site on a machine."""
+    remote.succeed(f"mkdir -p {TREE} && tar -xzf - -C {TREE}", data=archive)
 
 
-def _judge(machine: Machine, node: str) -> str:
-    apply = f"{TREE}/apply {node}"
-    code, said = machine.execute(apply, APPLY_TIMEOUT_S)
+def unhealthy(remote: Remote) -> str:
+    """Which health check fails on a machine, and why; nothing where it is healthy."""
+    code, said = remote.run("sh -s", CHECKS_TIMEOUT_S, CHECKS.read_bytes())
+    return (said.strip().splitlines() or ["no check could be run"])[-1] if code else ""
+
+
+def _judge(remote: Remote, node: str, tell: Tell) -> str:
+    apply = f"cd {TREE} && ./apply {node}"
+    tell("applying the site")
+    code, said = remote.run(apply, APPLY_TIMEOUT_S)
     if code:
         return f"apply failed: {said.strip()[-500:]}"
-    before = machine.execute(_STATE)[1]
-    machine.succeed("touch /tmp/before && sleep 1")
-    code, said = machine.execute(apply, APPLY_TIMEOUT_S)
+    before = remote.run(_STATE)[1]
+    remote.succeed("touch /tmp/before && sleep 1")
+    tell("applying it once more")
+    code, said = remote.run(apply, APPLY_TIMEOUT_S)
     if code:
         return f"the second apply failed: {said.strip()[-500:]}"
-    if touched := machine.execute(_TOUCHED)[1].split():
+    if touched := remote.run(_TOUCHED)[1].split():
         return f"a second apply changed {' '.join(touched)}"
-    if machine.execute(_STATE)[1] != before:
+    if remote.run(_STATE)[1] != before:
         return "a second apply changed packages or services"
-    if not machine.execute(f"test -x {TREE}/check")[0]:
-        try:
-            machine.wait_until_succeeds(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
-        except MachineError as error:
-            return f"check failed: {str(error)[-500:]}"
-    return ""
+    tell("checking")
+    if wrong := unhealthy(remote):
+        return f"unhealthy with the site: {wrong}"
+    if remote.run(f"test -x {TREE}/check")[0]:
+        return ""
+    code, said = 1, ""
+    deadline = time.monotonic() + APPLY_TIMEOUT_S
+    while code and time.monotonic() < deadline:
+        code, said = remote.run(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
+        if code:
+            time.sleep(1)
+    return f"check failed: {said.strip()[-500:]}" if code else ""

@@ -63,7 +63,11 @@ def test_a_release_has_all_that_belongs_to_it(project: Project, published: Publi
         for name in ("slot-a", "slot-b"):  # in their order: each is unpacked up to there
             disk.seek(table[name].offset)
             assert disk.read(len(slot)) == slot, name
-    assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in project.inv("release.diff", "1.0.0", "1.1.0")
+    said = project.inv("release.diff", "1.0.0", "1.1.0")
+    assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in said
+    assert "  boot/vmlinuz: " in said and "more files: --json has all" in said
+    files = json.loads(project.run("release.diff", "1.0.0", "1.1.0", "--json").stdout)["files"]
+    assert files["root/etc/belay/release.json"] == "content"
 
 
 def test_a_release_is_the_tree_of_its_tag(project: Project) -> None:

@@ -42,6 +42,7 @@ def project(artefacts: Path, tmp_path: Path) -> Iterator[Project]:
 
 def node(project: Project, folder: Path, name: str) -> Machine:
     stick = folder / f"stick of {name}"
+    stick.mkdir()
     project.inv("node.new", name, "--usb", str(stick))
     return Machine(project.build / "disk.img", folder / name, bios=True, usb=stick)
 
@@ -178,7 +179,11 @@ def each_slot_has_its_own(project: Project, machine: Machine) -> None:
 
 
 def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
-    """With the newest release and the tree. One with which a node isn't well isn't published."""
+    """With the newest release and the tree, judged by the checks. Else the release stays here.
+
+    The consoles are locked, as nodes should have them.
+    """
+    project.env |= {"BELAY_LOGIN_CONSOLE": "locked"}
     project.release("1.0.0")
     done = project.run("site.test", "--node", "crag-1", "--json")
     assert json.loads(done.stdout) == {"crag-1": {"1.0.0": "", "tree": ""}}, done.stderr
@@ -191,6 +196,7 @@ def test_a_site_is_tried_before_nodes_get_it(project: Project) -> None:
     (project.root / "site/inventory.toml").write_text("[nodes.crag-2]\n")
     done = project.run("upload", "--channel", "stable", BELAY_PUBLISH_TESTED="true")
     assert done.returncode == 1
+    assert "release 1.0.0, tried on itself: passed" in done.stderr
     assert "a second apply changed /etc" in done.stderr
     assert "so 1.0.0 is not published: tested in [publish] asks for that" in done.stderr
     assert not (project.www / "channels" / "stable").exists()
