@@ -14,11 +14,22 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from tasks.cleaning import KEEP_MIB
 from tasks.core.config import MIB, load_config
 from tasks.core.errors import UserError
+from tasks.core.host import TESTS_USE, install_command, missing_programs
 from tasks.core.output import say, show_json
-from tasks.core.paths import PROJECT
+from tasks.core.paths import CACHE, PROJECT
+from tasks.core.progress import human_size
 
+USES = {
+    "minisign": "a test of signatures",
+    "nginx": "tests with a web server",
+    "qemu-system-x86_64": "inv qemu, release.test, site.test",
+    "ssh": "inv upload to another machine, release.test, site.test",
+    "ssh-keygen": "tests of SSH",
+    "sshd": "a test of inv upload",
+}
 FREE_MIB = 2048  # a disk image, its parts, and the package archive
 
 
@@ -57,6 +68,8 @@ def findings() -> Iterator[Finding]:
         yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
     yield _container(engine)
     yield _virtual_machines()
+    yield _other_programs()
+    yield _cache()
 
 
 def _container(wanted: str) -> Finding:
@@ -88,12 +101,12 @@ def _container(wanted: str) -> Finding:
 
 def _virtual_machines() -> Finding:
     """Only `inv qemu` and the VM tests need them, so what is missing is no mistake."""
-    from tasks.vm.hardware import DEBIAN_PACKAGES, PROGRAM, firmware
+    from tasks.vm.hardware import PROGRAM, firmware
     from tasks.vm.kvm import kvm_works
 
     program = shutil.which(PROGRAM)
     if program is None:
-        remedy = f"apt-get install -y --no-install-recommends {' '.join(DEBIAN_PACKAGES)}"
+        remedy = install_command([PROGRAM])
         return Finding("virtual machines", "missing", f"no {PROGRAM}", remedy)
     try:
         firmware()
@@ -101,6 +114,24 @@ def _virtual_machines() -> Finding:
         return Finding("virtual machines", "missing", "no UEFI firmware", str(error))
     how = "by KVM" if kvm_works(program) else "by emulation, as KVM doesn't work here: slower"
     return Finding("virtual machines", "ok", how)
+
+
+def _other_programs() -> Finding:
+    """What single tasks need, and the tests."""
+    subject = "other programs"
+    if missing := missing_programs(TESTS_USE):
+        found = f"no {', '.join(missing)}: {'; '.join(USES[name] for name in missing)}"
+        return Finding(subject, "missing", found, install_command(missing))
+    return Finding(subject, "ok", "all that tasks and tests use")
+
+
+def _cache() -> Finding:
+    """How much the cache holds, and how it becomes smaller."""
+    from tasks.core.cache import size_of_all
+
+    size = size_of_all()
+    remedy = f"./inv clean --keep {KEEP_MIB}" if size > KEEP_MIB * MIB else ""
+    return Finding("cache", "ok", f"{human_size(size)} in {CACHE}", remedy)
 
 
 @task(help={"json": "print the findings as JSON"})

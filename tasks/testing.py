@@ -12,7 +12,9 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.core.config import load_config
+from tasks.core.errors import UserError
 from tasks.core.git import git
+from tasks.core.host import TESTS_USE, require_programs
 from tasks.core.output import say
 from tasks.core.paths import BUILD, PROJECT
 
@@ -61,6 +63,8 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
             [str(TOOLS / "shfmt"), "-d", *scripts],
         ]
     )
+    if not quick:
+        _look_at_programs()
     # Virtual machines take one processor each, and much longer than other tests. Now and then they
     # wait, for a network or a watchdog: three keep two processors busy.
     # In the order of tests/conftest.py.
@@ -75,6 +79,16 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
         BELAY_OUTPUT=str(BUILD / "tests"),
         BELAY_BOOT_CMDLINE=fixed,
     )
+
+
+def _look_at_programs() -> None:
+    """See before the long wait whether all tests can run."""
+    try:
+        require_programs(TESTS_USE)
+    except UserError as error:
+        if os.environ.get("CI"):
+            raise
+        say(f"{error}\ntests that need them are skipped")
 
 
 @task

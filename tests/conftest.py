@@ -14,8 +14,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
+from tasks.vm.hardware import PROGRAM
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
+from tests.programs import program
 from tests.project import Project, Published, free_port, nginx
 
 InContainer = Callable[..., str]
@@ -51,6 +53,12 @@ def _minutes(item: pytest.Item) -> float:
     if mark := item.get_closest_marker("vm"):
         return float(mark.kwargs.get("minutes", 1))
     return 0.1 if item.get_closest_marker("container") else 0.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test needs is looked at before its fixtures, which may take minutes."""
+    if item.get_closest_marker("vm"):
+        program(PROGRAM)
 
 
 @pytest.fixture(scope="session")

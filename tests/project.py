@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.host import require_program
 from tasks.core.paths import CACHE, LOCK_FILE, PROJECT
+from tests.programs import program
 
 COMMIT_TIME = "2026-10-01T00:00:00Z"
 
@@ -143,14 +143,14 @@ http {{
 @contextmanager
 def nginx(root: Path, port: int, folder: Path) -> Iterator[Path]:
     """Debian's nginx, serving `root`; its access log."""
-    program = require_program("nginx", ["nginx-light"])
+    server = program("nginx")
     folder.mkdir(parents=True)
     root.mkdir(parents=True, exist_ok=True)
     config = folder / "nginx.conf"
     user = "user root;\n" if os.getuid() == 0 else ""
     config.write_text(user + NGINX.format(folder=folder, root=root, port=port))
     process = subprocess.Popen(
-        [program, "-c", config, "-p", folder, "-e", folder / "error.log"],
+        [server, "-c", config, "-p", folder, "-e", folder / "error.log"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

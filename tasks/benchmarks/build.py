@@ -105,7 +105,7 @@ def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) ->
 
 
 def _make_iso(plan: Plan, config: Config) -> None:
-    xorriso = require_program("xorriso", ["xorriso"])
+    xorriso = require_program("xorriso")
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         _run_bare("iso", plan, config, Path(folder))
         words = [xorriso, "-as", "mkisofs", "-quiet", "-o", f"{folder}/belay.iso", f"{folder}/iso"]

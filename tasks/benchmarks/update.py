@@ -22,7 +22,7 @@ from tasks.benchmarks.build import median_seconds
 from tasks.benchmarks.slow_disk import slow_disk
 from tasks.build import build
 from tasks.core.config import load_config
-from tasks.core.host import require_program
+from tasks.core.host import require_programs
 from tasks.core.paths import BUILD, CACHE, PROJECT
 from tasks.core.progress import Progress
 from tasks.disk.table import read_table
@@ -49,8 +49,7 @@ class Figure:
 def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
     """Install what `build/slot.img` holds, into files."""
     build(c, "image", load_config())
-    for program, packages in (("curl", ["curl"]), ("xz", ["xz-utils"])):
-        require_program(program, packages)
+    require_programs(["curl", "xz"])
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         progress.started("packing the slot image")

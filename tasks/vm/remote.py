@@ -58,7 +58,7 @@ class Remote:
 
     def __init__(self, machine: Machine, stick: Stick) -> None:
         self.machine = machine
-        self._program = require_program("ssh", ["openssh-client"])
+        self._program = require_program("ssh")
         self._key = stick.key
 
     def run(

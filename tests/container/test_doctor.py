@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.paths import CACHE
 from tasks.doctor import Finding, findings
 
 pytestmark = pytest.mark.container
@@ -45,6 +46,15 @@ def test_a_daemon_matters_where_docker_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 def test_missing_qemu_is_no_mistake_but_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("tasks.core.host.SYSTEM_PROGRAMS", "/nowhere")
     found = by_subject()["virtual machines"]
     assert found.state == "missing"
     assert "apt-get install" in found.remedy
+    found = by_subject()["other programs"]
+    assert (found.state, found.found[:13]) == ("missing", "no minisign, ")
+    assert "sshd" in found.found and "openssh-server" in found.remedy
+
+
+def test_the_size_of_the_cache_is_shown() -> None:
+    found = by_subject()["cache"]
+    assert found.state == "ok" and str(CACHE) in found.found and "iB in" in found.found

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.host import require_program
 from tasks.disk.table import read_table
+from tests.programs import program
 from tests.project import Project, Published, free_port, wait_for_port
 
 pytestmark = pytest.mark.container
@@ -34,7 +34,7 @@ def refused(project: Project, *words: str, **env: str) -> str:
 
 
 def test_stock_minisign_verifies_what_is_signed(project: Project) -> None:
-    minisign = require_program("minisign", ["minisign"])
+    minisign = program("minisign")
     manifest = project.www / "releases/1.1.0/manifest.json"
     key = project.root / "rootfs/overlay/etc/belay/keys/release.pub"
     done = subprocess.run(
@@ -126,8 +126,8 @@ def test_an_upload_says_beforehand_what_it_would_do(project: Project, tmp_path: 
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a host that ssh reaches: this one, by a server of its own."""
-    sshd = require_program("sshd", ["openssh-server"])
-    client = require_program("ssh", ["openssh-client"])
+    sshd = program("sshd")
+    client = program("ssh")
     port = free_port()
     for name in ("host", "user"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
