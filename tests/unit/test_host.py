@@ -7,12 +7,41 @@ from pathlib import Path
 import pytest
 
 from tasks.core import host
+from tasks.core.errors import UserError
+from tests.programs import program
 
 
 def test_servers_are_found_outside_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "belay-server"
-    program.touch(mode=0o755)
+    server = tmp_path / "belay-server"
+    server.touch(mode=0o755)
     monkeypatch.setattr(host, "SYSTEM_PROGRAMS", str(tmp_path))
-    assert host.require_program("belay-server") == str(program)
+    assert host.require_program("belay-server") == str(server)
+
+
+def test_all_that_is_missing_is_named_at_once_with_one_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(host, "SYSTEM_PROGRAMS", "/nowhere")
+    with pytest.raises(UserError) as caught:
+        host.require_programs(["ssh", "ssh-keygen", "minisign", "qemu-system-x86_64"])
+    assert str(caught.value) == (
+        "ssh, ssh-keygen, minisign, qemu-system-x86_64 are not installed; on Debian or Ubuntu, as "
+        "root: apt-get install -y --no-install-recommends minisign openssh-client ovmf "
+        "qemu-system-x86"
+    )
+
+
+def test_a_test_without_its_program_says_so_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(host, "SYSTEM_PROGRAMS", "/nowhere")
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"sshd is not installed; .* openssh-server"):
+        program("sshd")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(UserError, match="sshd is not installed"):
+        program("sshd")
