@@ -15,6 +15,7 @@ from tasks.build import build
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import copy_sparse
+from tasks.core.options import whole_number
 from tasks.core.output import say
 from tasks.core.paths import BUILD
 from updater.grubenv import SLOTS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KEPT = BUILD / "qemu"
 EMPTY_DISK = 1 << 30
+MEMORY_LEAST_MIB = 128  # with less, nothing ever comes on the console
 
 
 @task(
@@ -42,7 +44,7 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     slot: str = "",
     bios: bool = False,
     usb: str = "",
-    memory: int = 512,
+    memory: str = "512",
     release: str = "",
     keep: bool = False,
     netboot: bool = False,
@@ -52,17 +54,18 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         raise UserError(f"--slot {slot}: wanted a or b")
     if usb and not Path(usb).is_dir():
         raise UserError(f"--usb {usb}: there is no such folder")
+    memory_mib = whole_number("memory", memory, MEMORY_LEAST_MIB, 1 << 20, "MiB")
     from tasks.disk.boot_state import read_boot_state, write_boot_state
     from tasks.releases.make import store_of, trusted_keys
     from tasks.releases.store import unpack_disk
-    from tasks.vm.hardware import Hardware, copy_variables, qemu_program
+    from tasks.vm.hardware import Hardware, copy_variables, free_port, qemu_program
 
     config = load_config()
     qemu_program()
     if netboot:
         if slot or release or keep:
             raise UserError("--netboot boots no slot of a disk: not with --slot, --release, --keep")
-        raise Exit(code=_run_from_network(c, config, bios, memory, usb))
+        raise Exit(code=_run_from_network(c, config, bios, memory_mib, usb))
     if not release:
         build(c, "image", config)
         if c.config.run.dry:
@@ -84,9 +87,10 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         hardware = Hardware(
             disk,
             None if bios else copy_variables(folder),
-            memory,
+            memory_mib,
             Path(usb).resolve() if usb else None,
             config.node.label,
+            ssh_port=free_port(),
         )
         code = _run(hardware)
     raise Exit(code=code)
@@ -95,6 +99,10 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
 def _run(hardware: Hardware) -> int:
     """Start a machine with its console in the terminal, until it ends; its exit code."""
     console = ["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"]
+    if hardware.usb:
+        say(f"SSH, where the node has your key: ssh -p {hardware.ssh_port} root@127.0.0.1")
+    else:
+        say("no SSH, which a node's files open: ./inv node.new NAME, then --usb nodes/NAME")
     say("the console follows; log in as root; Ctrl-A X ends the machine")
     command = [*hardware.command(), *console, "-mon", "chardev=console"]
     return subprocess.run(command, check=False).returncode
@@ -102,7 +110,7 @@ def _run(hardware: Hardware) -> int:
 
 def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
     from tasks.netboot import build_netboot
-    from tasks.vm.hardware import Hardware, copy_variables
+    from tasks.vm.hardware import Hardware, copy_variables, free_port
     from tasks.vm.netboot import SCRIPT, served, write_netboot
 
     if not build_netboot(c, config):
@@ -124,5 +132,6 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
                     Path(usb).resolve() if usb else None,
                     config.node.label,
                     netboot=f"{url}/{SCRIPT}",
+                    ssh_port=free_port(),
                 )
             )

@@ -14,11 +14,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
-from tasks.vm.hardware import PROGRAM
+from tasks.vm.hardware import PROGRAM, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 from tests.programs import program
-from tests.project import Project, Published, free_port, nginx
+from tests.project import Project, Published, nginx
 
 InContainer = Callable[..., str]
 

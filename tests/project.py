@@ -99,14 +99,6 @@ def _cache_with_results_apart(place: Path) -> Path:
     return place
 
 
-def free_port() -> int:
-    """A TCP port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until a server listens."""
     deadline = time.monotonic() + 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,7 @@ class Hardware:
     write_log: Path | None = None  # a file in which every write to the disk is kept, in order
     watchdog: bool = False
     netboot: str = ""  # the URL of an iPXE script; the disk is then only there
+    ssh_port: int = 0  # of this machine, which leads to SSH of that one; 0: a free one
 
     def command(self) -> list[str]:
         """The command line, all but where the serial console and the monitor go."""
@@ -92,8 +94,9 @@ class Hardware:
         words += self._disk()
         if self.watchdog:
             words += ["-device", "i6300esb", "-action", "watchdog=reset"]
-        # A free port of this machine leads to SSH; the monitor's `info usernet` says which.
-        network = "user,id=net,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:0-:22"
+        # Which port is free, the monitor's `info usernet` says.
+        forward = f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        network = f"user,id=net,model=virtio-net-pci,{forward}"
         if self.netboot:
             network += f",bootfile={self.netboot}"
             words += ["-boot", "n"]
@@ -121,6 +124,14 @@ class Hardware:
         )
         words = [word for node in nodes for word in ("-blockdev", node)]
         return [*words, "-device", "virtio-blk-pci,drive=logged"]
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def copy_variables(folder: Path) -> Path:

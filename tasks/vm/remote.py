@@ -70,7 +70,6 @@ class Remote:
         """
         options = {
             "Port": self.machine.ssh_port(),
-            "IdentityFile": self._key,
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "no",  # it is on this very machine
             "UserKnownHostsFile": "/dev/null",
@@ -78,7 +77,8 @@ class Remote:
             "BatchMode": "yes",
             "ConnectTimeout": CONNECT_WITHIN_S,
         }
-        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        words = ["-i", str(self._key)]  # as an option by name, a space would end it
+        words += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         try:
             done = subprocess.run(
                 [self._program, "-F", "none", *words, "root@127.0.0.1", command],

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tasks.disk.table import read_table
+from tasks.vm.hardware import free_port
 from tests.programs import program
-from tests.project import Project, Published, free_port, wait_for_port
+from tests.project import Project, Published, wait_for_port
 
 pytestmark = pytest.mark.container
 

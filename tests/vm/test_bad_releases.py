@@ -12,8 +12,9 @@ import pytest
 
 from tasks.disk.boot_state import read_boot_state, write_boot_state
 from tasks.disk.table import read_table
+from tasks.vm.hardware import free_port
 from tasks.vm.machine import Machine
-from tests.project import Project, free_port
+from tests.project import Project
 from updater.grubenv import BAD, SlotState
 
 pytestmark = pytest.mark.vm

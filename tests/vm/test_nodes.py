@@ -14,10 +14,11 @@ import pytest
 from tasks.core.config import load_config
 from tasks.disk.layout import SECTOR
 from tasks.disk.table import read_table
+from tasks.vm.hardware import free_port
 from tasks.vm.machine import Machine
 from tests.apkovl import archive, entry
 from tests.conftest import InContainer
-from tests.project import Project, free_port
+from tests.project import Project
 from tests.write_log import writes
 
 pytestmark = pytest.mark.vm(minutes=2)

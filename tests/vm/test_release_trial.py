@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import Project, free_port
+from tasks.vm.hardware import free_port
+from tests.project import Project
 
 pytestmark = pytest.mark.vm(minutes=4)
 

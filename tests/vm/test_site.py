@@ -16,8 +16,9 @@ import pytest
 
 from tasks.core.paths import PROJECT
 from tasks.disk.boot_state import read_boot_state, write_boot_state
+from tasks.vm.hardware import free_port
 from tasks.vm.machine import Machine
-from tests.project import Project, free_port, nginx
+from tests.project import Project, nginx
 
 pytestmark = pytest.mark.vm(minutes=5)
 

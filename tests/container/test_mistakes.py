@@ -1,0 +1,164 @@
+"""A mistake of the user gets a sentence: what is wrong and where. A traceback is for a bug."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from tasks.core.paths import PROJECT
+from tasks.engines.bubblewrap import bwrap_path
+from tests.inv import Inv
+from tests.mirror import Mirror
+
+pytestmark = pytest.mark.container
+
+NUMBERS = {
+    "clean --older abc": '--older: found "abc", wanted a whole number of days from 1 to 36500',
+    "clean --older -5": '--older: found "-5", wanted a whole number of days from 1',
+    "clean --keep 1.5": '--keep: found "1.5", wanted a whole number of MiB from 1',
+    "clean --keep -1": '--keep: found "-1", wanted a whole number of MiB from 1',
+    "qemu --memory abc": '--memory: found "abc", wanted a whole number of MiB from 128',
+    "qemu --memory 5": '--memory: found "5", wanted a whole number of MiB from 128',
+    "netboot --url http://x --serve abc": '--serve: found "abc", wanted a whole number from 1 to',
+    "bench build --times 0": '--times: found "0", wanted a whole number from 1 to 99',
+}
+WORDS = {
+    "imgae": 'there is no task "imgae"; did you mean "image"? ./inv lists them all',
+    "imgae --help": 'there is no task "imgae"; did you mean "image"?',
+    "image --froce": './inv image has no option "--froce"; did you mean "--force"?',
+    "release": "./inv release wants --tag, the git tag of the release",
+    "upload --unverified": "./inv upload wants --channel, the channel",
+    "qemu --slot": "--slot: a value is missing; see: ./inv qemu --help",
+    "graph --svg /nope/g.svg": "/nope/g.svg: there is no such file or folder",
+    "shell knot": 'there is no step "knot"; there are: chroot',
+}
+PLACES = {
+    "BELAY_CACHE": ("image",),
+    "BELAY_OUTPUT": ("image",),
+    "BELAY_KEYS": ("key.new", "--name", "mine"),
+}
+
+
+@pytest.fixture
+def inv(tmp_path: Path, mirror: Mirror) -> Inv:
+    return Inv(tmp_path, mirror)
+
+
+@pytest.mark.parametrize("command", [*NUMBERS, *WORDS])
+def test_it_is_told_what_was_found_and_wanted(inv: Inv, command: str) -> None:
+    inv.build.mkdir()
+    (inv.build / "precious").touch()
+    assert {**NUMBERS, **WORDS}[command] in inv.fails(*command.split())
+    assert (inv.build / "precious").exists(), "nothing is done by half an order"
+
+
+@pytest.mark.parametrize("variable", PLACES)
+def test_a_place_that_cannot_be_written_is_named(inv: Inv, tmp_path: Path, variable: str) -> None:
+    """As root too: a file is where a folder is wanted."""
+    (tmp_path / "a file").touch()
+    place = f"{tmp_path}/a file/below"
+    assert f"{tmp_path}/a file" in inv.fails(
+        *PLACES[variable], **{variable: place, "BELAY_PASSPHRASE": "four words are enough"}
+    )
+
+
+def test_a_checkout_that_cannot_be_written_is_named(inv: Inv) -> None:
+    """It is read-only, as on a mounted archive."""
+    done = subprocess.run(
+        [
+            *(bwrap_path(), "--die-with-parent", "--dev-bind", "/", "/"),
+            *("--ro-bind", PROJECT, PROJECT, PROJECT / "inv", "node.new", "crag-1"),
+        ],
+        env=inv.env, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{PROJECT}/nodes: it lies on a file system that can't be written" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(inv: Inv, mirror: Mirror) -> None:
+    port = mirror.url.rpartition(":")[2]
+    said = inv.fails("netboot", "--url", "http://127.0.0.1", "--serve", port)
+    assert f"port {port} can't be served: Address already in use; take another" in said
+
+
+def test_the_end_of_the_input_is_no_answer(inv: Inv, tmp_path: Path) -> None:
+    env = {**inv.env, "BELAY_KEYS": str(tmp_path / "keys")}
+    env.pop("BELAY_PASSPHRASE", None)
+    console = pexpect.spawn(
+        str(PROJECT / "inv"), ["key.new", "--name", "two"], env=env, encoding="utf-8", timeout=60
+    )
+    console.expect("passphrase for the new key two: ")
+    console.sendeof()
+    console.expect("the input ended where an answer was wanted")
+    console.expect(pexpect.EOF)
+    console.close()
+    assert console.exitstatus == 1 and "Traceback" not in str(console.before)
+    assert not (tmp_path / "keys").exists()
+
+
+def test_who_reads_may_go_away() -> None:
+    words = f"{PROJECT}/inv --list; echo code $? >&2"
+    done = subprocess.run(
+        ["sh", "-c", f"{{ {words}; }} | :"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stderr in ("code 141\n", "code 0\n"), "no traceback, and no word of a broken pipe"
+
+
+def test_two_forced_builds_at_once_both_succeed(inv: Inv) -> None:
+    inv.succeeds("image")
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as pool:
+            builds = [pool.submit(inv, "image", "--force") for _ in range(2)]
+            for build in builds:
+                assert build.result().returncode == 0, build.result().stderr
+    assert not list(inv.cache.rglob(".partial*"))
+
+
+def test_the_disk_that_is_full_is_the_one_that_is_named(inv: Inv, tmp_path: Path) -> None:
+    """Releases lie on another disk than the cache."""
+    clone, data = tmp_path / "a clone", tmp_path / "data"
+    data.mkdir()
+    env = {
+        **inv.env,
+        "BELAY_KEYS": str(tmp_path / "keys"),
+        "BELAY_PASSPHRASE": "four words are enough",
+        "BELAY_PUBLISH_LEVEL": "0",
+        "XDG_DATA_HOME": str(data),
+    }
+    env.pop("BELAY_STORE", None)
+    env.pop("BELAY_LOCK")
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, cwd=clone, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=600,
+        )  # fmt: skip
+
+    subprocess.run(["git", "clone", "-q", PROJECT, clone], check=True)
+    (clone / ".venv").symlink_to(PROJECT / ".venv")
+    with (clone / ".git/info/exclude").open("a") as file:
+        file.write("/.venv\n")
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    for words in (
+        ("./inv", "key.new"),
+        ("./inv", "lock"),
+        ("git", "add", "-A"),
+        ("git", *identity, "commit", "-qm", "First"),
+        ("git", "tag", "v1.0.0"),
+    ):
+        done = run(*words)
+        assert done.returncode == 0, done.stderr
+    wrap = (bwrap_path(), "--die-with-parent", "--dev-bind", "/", "/")
+    done = run(
+        *(*wrap, "--size", str(20 << 20), "--tmpfs", data),
+        *("sh", "-c", './inv release --tag v1.0.0; code=$?; find "$1" -type f; exit $code'),
+        *("sh", data),
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"{data}/belay/belay/blobs: no space left on the disk" in done.stderr
+    assert done.stdout == "", "nothing half-done is left"
