@@ -65,10 +65,10 @@ def explain(c: Context, step: str, json: bool = False) -> None:
         return
     if item.state == "cached":
         say(f"{step} would not run: a result with all these inputs is there")
-    else:
-        say(f"{step} would run:")
+        return
+    say(f"{step} would run:")
     for line in item.changed:
         say(f"  {line}")
     for need in item.needs:
-        if found[need].state == "stale":
+        if found[need].state != "cached":
             say(f"  {need} would run first: ./inv explain {need}")

@@ -118,7 +118,7 @@ class Apk:
         try:
             return self.engine.run(job, LOGS / f"apk-{source.replace('/', '-')}.log")
         except CommandError as error:
-            raise explained(error, source) from None
+            raise explained(error, source, self.alpine.kernel) from None
 
 
 def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) -> None:
@@ -144,11 +144,20 @@ def options(alpine: Alpine) -> tuple[str, ...]:
     )
 
 
-def explained(error: CommandError, source: str) -> UserError:
-    """What apk's failure means, where that is known; `source` is the file that names the world."""
+def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
+    """What apk's failure means, where that is known; `source` is the file that names the world.
+
+    The package of the `kernel` is in no world: image.toml names it.
+    """
     missing = re.findall(r"^\s+(\S+) \(no such package\)", error.output, re.MULTILINE)
     if "UNTRUSTED" in error.output:
         return UserError(f"{source}: a package or index is signed by no trusted key:\n{error}")
+    if f"linux-{kernel}" in missing:
+        return UserError(
+            f'kernel = "{kernel}" in [alpine] of image.toml: the mirror has no package '
+            f"linux-{kernel}; the sample mirror has linux-virt alone: for other kernels, let "
+            "mirror in [alpine] be one of Alpine's"
+        )
     if missing:
         names = ", ".join(missing)
         return UserError(

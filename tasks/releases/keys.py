@@ -93,10 +93,13 @@ def unlocked(path: Path) -> SecretKey:
     """The private key of a file. Raises UserError where the passphrase is wrong."""
     try:
         key = SecretKey.from_file(path)
-        if key.is_encrypted():
-            key.decrypt(_passphrase(f"passphrase for {path}: "))
     except Error as error:
         raise UserError(f"{path}: {error}") from None
+    if key.is_encrypted():
+        try:
+            key.decrypt(_passphrase(f"passphrase for {path}: "))
+        except Error:
+            raise UserError(f"{path}: the passphrase is wrong") from None
     return key
 
 

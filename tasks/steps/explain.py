@@ -16,9 +16,9 @@ from tasks.steps.step import RECORD, Keyed
 class Report:
     """How a step stands.
 
-    `state` is cached, or stale: it would run. `changed` says what is different from the result that
-    `build/` has. `size` (bytes) and `seconds` are those of the result that would be used, else of
-    that one.
+    `state` is cached; or it would run: stale, or absent where it never did. `changed` says what is
+    different from the result that `build/` has. `size` (bytes) and `seconds` are those of the
+    result that would be used, else of that one.
     """
 
     step: str
@@ -36,7 +36,7 @@ def report(item: Keyed) -> Report:
     record = _record(place)
     return Report(
         item.step.name,
-        "cached" if item.is_built else "stale",
+        "cached" if item.is_built else "stale" if last else "absent",
         tuple(_differences(_record(last).get("parts"), item.parts)),
         tuple(sorted(item.step.needs)),
         sum(path.stat().st_size for path in _outputs(item, place)),

@@ -8,7 +8,7 @@ from html import escape
 from tasks.steps.explain import Report
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 190, 46, 30, 44, 20
-COLOURS = {"cached": "#d9ead3", "stale": "#fce5cd"}
+COLOURS = {"cached": "#d9ead3", "stale": "#fce5cd", "absent": "#eeeeee"}
 
 
 def svg(reports: Sequence[Report], details: Sequence[str]) -> str:

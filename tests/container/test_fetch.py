@@ -51,7 +51,8 @@ def test_a_mirror_that_cannot_be_reached_is_named(inv: Inv) -> None:
 
 def test_a_package_that_the_mirror_lacks_is_named(inv: Inv, mirror: Mirror) -> None:
     said = inv.fails("lock", BELAY_ALPINE_KERNEL="lts")
-    assert "rootfs/world: the mirror has no package linux-lts" in said
+    assert 'kernel = "lts" in [alpine] of image.toml: the mirror has no package linux-lts' in said
+    assert "rootfs/world" not in said, "that file names no kernel"
     inv.succeeds("lock")
 
 

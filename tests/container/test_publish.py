@@ -108,7 +108,7 @@ def test_machines_without_a_disk_get_what_a_signed_manifest_names(project: Proje
 
 def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
     upload = ("upload", "--channel", "beta", "--new", "--to", str(tmp_path), "--unverified")
-    assert "wrong password" in refused(project, *upload, BELAY_PASSPHRASE="wrong")
+    assert "the passphrase is wrong" in refused(project, *upload, BELAY_PASSPHRASE="wrong")
     del project.env["BELAY_PASSPHRASE"]
     assert "nobody is there to type it" in refused(project, *upload)
     project.inv(*upload, BELAY_PASSPHRASE_COMMAND="echo four words are enough")
