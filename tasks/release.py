@@ -128,7 +128,7 @@ def tried(config: Config, store: Store, version: str, before: str = "") -> Trial
         def fat(folder: Path, image: Path) -> None:
             write_fat(folder, "BELAYTRIAL", image, plan.root, plan.engine)
 
-        tell = partial(progress.started, f"testing {version}")
+        tell = partial(progress.stage, f"testing {version}")
         trial = try_release(store, manifest, older, fat, Path(scratch), tell)
         progress.stopped(f"testing {version}")
     return trial

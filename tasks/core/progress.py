@@ -86,6 +86,11 @@ class Progress:
             self._line_due[name] = now + LINE_EVERY_S
         self.console.print(f"{name}: {detail}" if detail else f"{name} ...", highlight=False)
 
+    def stage(self, name: str, what: str) -> None:
+        """`name` has come to its next part, which may take minutes: a line for each."""
+        self.stopped(name)
+        self.started(name, what)
+
     @contextmanager
     def transfer(self, name: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
         """A context for bytes on their way: call what it gives with those that came, and all."""

@@ -59,7 +59,7 @@ def try_site(
         stick = Stick(folder / f"stick of {node}", node, own if own.is_dir() else None)
         for release, disk in disks.items():
             name = f"{node} on {release}"
-            tell = partial(progress.started, name)
+            tell = partial(progress.stage, name)
             wrong = _try_one(disk, node, stick, archive, folder / f"{node}-{release}", tell)
             progress.stopped(name)
             matrix.setdefault(node, {})[release] = wrong
