@@ -34,6 +34,10 @@ WORDS = {
     "upload --unverified": "./inv upload wants --channel, the channel",
     "qemu --slot": "--slot: a value is missing; see: ./inv qemu --help",
     "graph --svg /nope/g.svg": "/nope/g.svg: there is no such file or folder",
+    "node.new crag-9 --usb /dev/sdzz": "/dev/sdzz: there is no such folder or device; plug the",
+    "node.new crag-9 --usb /nope": "/nope: there is no such folder or device; plug the stick in",
+    "node.new two.words": '"two.words" is no name for a node; wanted letters, digits, dashes',
+    "node.write crag-9 --to /tmp": "there are no files of a node; inv node.new crag-9 makes them",
     "shell knot": 'there is no step "knot"; there are: chroot',
 }
 PLACES = {

@@ -18,6 +18,7 @@ from tasks.core.paths import PROJECT
 from tests.conftest import InContainer
 from tests.inv import Inv
 from tests.mirror import Mirror
+from tests.project import Project
 
 pytestmark = pytest.mark.container
 
@@ -109,6 +110,56 @@ def test_two_builds_at_once_in_one_folder_both_succeed(inv: Inv) -> None:
             assert done.result().returncode == 0, done.result().stderr
     assert len(list(inv.cache.glob("results/rootfs-*"))) == 1
     assert not list(inv.cache.rglob(".partial*"))
+
+
+def test_the_cache_stays_within_its_bounds(inv: Inv) -> None:
+    """What was unused for longest goes when something new was built, and that is said."""
+    old = inv.cache / "results/old"
+    old.mkdir(parents=True)
+    with (old / "file").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 1100 << 20)
+    os.utime(old, (0, 0))
+    done = inv("chroot", BELAY_BUILD_CACHE_GIB="1")
+    assert done.returncode == 0 and not old.exists()
+    assert "the cache was full: removed old, 1.1 GiB" in done.stderr
+    old.mkdir()
+    assert "the cache was full" not in inv("chroot", BELAY_BUILD_CACHE_GIB="0").stderr
+
+
+SERVICES = {
+    "default crondd": "there is no service crondd in /etc/init.d",
+    "dfault belay-pull": "there is no runlevel dfault; there are: boot default nonetwork",
+    "crond": 'found "crond", wanted RUNLEVEL SERVICE',
+    "default belay-pull now": 'found "default belay-pull now", wanted RUNLEVEL SERVICE',
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path, 1)
+
+
+def test_mistakes_in_the_tree_are_named(project: Project) -> None:
+    services = project.root / "rootfs/services"
+    right = services.read_text()
+    for line, said in SERVICES.items():
+        services.write_text(f"{right}{line}\n")
+        done = project.run("rootfs")
+        assert done.returncode == 1 and f"rootfs/services: {said}" in done.stderr
+    services.write_text(f"{right}default own\n")
+    own = project.root / "rootfs/overlay/etc/init.d/own"
+    own.write_text("#!/sbin/openrc-run\n")
+    done = project.run("rootfs")
+    assert "etc/init.d/own is not executable: chmod +x rootfs/overlay/etc/init.d/own" in done.stderr
+    services.write_text(right)
+    check = project.root / "rootfs/overlay/etc/belay/health.d/60-moon"
+    check.write_text("#!/bin/sh\nexit 1\n")
+    done = project.run("rootfs")
+    assert done.returncode == 1
+    assert "health.d/60-moon is no executable file, so it can check nothing" in done.stderr
+    assert "chmod +x rootfs/overlay/etc/belay/health.d/60-moon, or remove it" in done.stderr
+    check.chmod(0o755)
+    project.inv("rootfs")
 
 
 @pytest.mark.parametrize("size_mib", [40, 150, 260])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +86,7 @@ def do(reader: Reader, command: str) -> None:
     if "--serve" in command:
         server = reader.start(command)
         server.expect("serving it at port")
-        server.kill(signal.SIGINT)
+        server.sendintr()
         server.expect(pexpect.EOF)
     elif "qemu --netboot" in command:
         reader.boot(command, on_node["belay install"].replace("sda", "vda"))

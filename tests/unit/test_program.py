@@ -1,0 +1,97 @@
+"""What `./inv` lists, and that README tells of the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tasks import GROUPS, namespace
+from tasks.core.errors import explained
+from tasks.core.options import whole_number
+from tasks.core.paths import PROJECT
+from tasks.core.program import Inv
+
+README = (PROJECT / "README.md").read_text()
+LISTED = [name for names in GROUPS.values() for name in names]
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        Inv(namespace, GROUPS).run(["inv", *words])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_each_task_is_in_one_group() -> None:
+    names = {
+        min([name, *others], key=len) if name.startswith("release.make") else name
+        for name, others in namespace.task_names.items()
+    }
+    assert sorted(LISTED) == sorted(names)
+
+
+def test_alone_it_lists_the_groups_and_where_help_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys)
+    assert [line for line in text.splitlines() if line in GROUPS] == list(GROUPS)
+    for name in LISTED:
+        assert re.search(rf"^  {re.escape(name)} +[A-Z]\S* ", text, re.MULTILINE), name
+    assert "./inv TASK --help" in text and "README.md" in text
+    assert "--prompt-for-sudo-password" not in text, "options of invoke that nobody needs"
+    assert said(capsys, "--list") == said(capsys, "--help") == text
+
+
+@pytest.mark.parametrize("task", LISTED)
+def test_help_of_a_task_by_both_ways(capsys: pytest.CaptureFixture[str], task: str) -> None:
+    text = said(capsys, task, "--help")
+    assert text.startswith(f"./inv {task} ") and text == said(capsys, "--help", task)
+    assert said(capsys, task, "-h") == text
+
+
+def test_no_option_is_a_bare_int() -> None:
+    """Of `--days x`, invoke's own `int` makes a traceback."""
+    for context in namespace.to_contexts():
+        for argument in context.args.values():
+            assert argument.kind is not int, f"{context.name} --{argument.name}"
+
+
+def test_readme_has_the_same_groups_and_stays_short() -> None:
+    assert len(README.splitlines()) <= 160
+    groups = [title.partition(",")[0] for title in GROUPS]
+    assert re.findall(r"^\*\*([A-Z][a-z ]+)\.\*\*", README, re.MULTILINE) == groups
+    glossary = README.partition("## Ten words")[2].partition("##")[0]
+    assert len(re.findall(r"^\| [a-z]+ \|", glossary, re.MULTILINE)) == 11, "and its head"
+    for name in re.findall(r"`\./inv ([a-z.]+)", README):
+        assert name in LISTED, f"README names ./inv {name}"
+
+
+def test_documents_name_only_tasks_that_there_are() -> None:
+    for document in (PROJECT / "docs").glob("*.md"):
+        for name in re.findall(r"\./inv ([a-z.]+)", document.read_text()):
+            assert name in LISTED, f"{document.name} names ./inv {name}"
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "0x1", "1e3", "\u0661", "0", "11", "-1", "+1"])
+def test_what_is_no_number_of_those_allowed(text: str) -> None:
+    with pytest.raises(Exception, match=r'--days: found ".*", wanted a whole number of days from'):
+        whole_number("days", text, 1, 10, "days")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(28, "", "/c/results/.partial-x1/y"),
+            "/c/results: no space left on the disk",
+        ),
+        (OSError(122, "", "/c"), "/c: your quota on this disk is used up"),
+        (PermissionError(13, "", "/root/x"), "/root/x: you may not read or write it; change"),
+        (OSError(30, "", "/p/nodes"), "/p/nodes: it lies on a file system that can't be written"),
+        (FileNotFoundError(2, "", "/x"), "/x: there is no such file or folder"),
+        (NotADirectoryError(20, "Not a directory", "/x"), "/x: Not a directory"),
+        (OSError(5, "", "/x"), "/x: the disk failed to read or write it"),
+        (OSError("something else"), "something else"),
+    ],
+)
+def test_an_error_of_the_system_is_a_sentence(error: OSError, sentence: str) -> None:
+    assert str(explained(error)).startswith(sentence)
