@@ -80,7 +80,7 @@ class Reader:
         ):
             subprocess.run(["git", *words], cwd=self.root, env=self.env, check=True)
         with (self.root / ".git/info/exclude").open("a") as file:
-            file.write("/.venv\n/apk.lock\n/id.pub\n/psk.txt\n")
+            file.write("/.venv\n/id.pub\n/psk.txt\n")
 
     def close(self) -> None:
         """End what goes on in the background."""

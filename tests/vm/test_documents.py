@@ -82,7 +82,7 @@ def do(reader: Reader, command: str) -> None:
         for word in ("install", "boottime")
     }
     if "netboot --url" in command and "--tag" in command:
-        reader.run("git stash -q")  # a release is of a tree without changes
+        reader.run("git stash -q -u")  # a release is of a tree without changes
     if "--serve" in command:
         server = reader.start(command)
         server.expect("serving it at port")
