@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -127,6 +128,7 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert node.fail("pgrep -f ttyS0") == ""
         assert "login:" not in machine.log.read_text()
         packages_on_hand_are_installed(node)
+        its_files_are_written_from_afar(project, node)
         node.succeed("sync")
         machine.power_cut()
         every_moment_had_a_table(first, log)
@@ -141,6 +143,34 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert node.succeed("df -m /data | tail -n 1").split()[1] == total
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
+
+
+def its_files_are_written_from_afar(project: Project, node: Ssh) -> None:
+    """By SSH, into the partition of the disk that it runs from; what makes no sense is refused."""
+    folder, machine = node.folder, node.machine
+    assert "is no volume labelled BELAY" in node.fail("echo x | belay node --write - 2>&1")
+    new = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA second"
+    (folder / "second.pub").write_text(f"{new}\n")
+    (folder / "config").write_text(
+        f"Host crag-7\nHostName 127.0.0.1\nPort {machine.ssh_port()}\nHostKeyAlias node\n"
+        f"IdentityFile {folder}/key\nUserKnownHostsFile {folder}/known\n"
+    )
+    program = folder / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    words = ("node.write", "crag-7", "--keys", str(folder / "second.pub"), "--to", "crag-7")
+    assert "crag-7: has the node's files" in project.inv(*words, PATH=path)
+    with machine.disk.open("rb") as disk:
+        place = read_table(disk)["node"]
+        disk.seek(place.offset)
+        assert new.encode() in disk.read(place.end - place.offset)
+    assert "node files" in node.succeed("belay history")
+    assert "node crag-7, from the files: age.key" in node.succeed("belay node")
+    # The first test of the next boot is that the old key still opens it.
+    words = ("node.write", "crag-7", "--keys", str(folder / "key.pub"), "--to", "crag-7")
+    project.inv(*words, PATH=path)
 
 
 def packages_on_hand_are_installed(node: Ssh) -> None:
