@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def blocks(document: Path) -> list[Block]:
 class Reader:
     """Does in a fresh clone what a document says. `stands_for` has words that differ here."""
 
-    def __init__(self, folder: Path, stands_for: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, stands_for: dict[str, str]) -> None:
         self.root = folder / "belay"
         self.stands_for = stands_for
         self.said = ""
@@ -118,9 +118,13 @@ class Reader:
             encoding="utf-8", codec_errors="replace", timeout=BOOT_TIMEOUT_S,
         )  # fmt: skip
 
-    def boot(self, command: str, on_node: str = "") -> None:
-        """Boot a machine as far as its login, run a command there if one is given; end it."""
+    def boot(self, command: str, on_node: str = "", said: str = "") -> None:
+        """Boot a machine as far as its login, run a command there if one is given; end it.
+
+        `said` is a pattern of what `inv` has to say before.
+        """
         console = self.start(command)
+        console.expect(said)
         console.expect("login: ")
         if on_node:
             console.sendline("root")

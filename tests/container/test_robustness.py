@@ -181,6 +181,27 @@ def test_a_full_disk_is_said(inv: Inv, size_mib: int) -> None:
     assert done.stdout == "", "nothing half-done is left"
 
 
+def test_services_need_nothing_that_is_not_there(
+    artefacts: Path, in_container: InContainer
+) -> None:
+    """OpenRC would say it whenever a site starts a service."""
+    said = in_container(
+        "unsquashfs -q -n -d /tmp/root in/root >/dev/null; mkdir -p /tmp/root/run/openrc; "
+        "chroot /tmp/root /sbin/rc-update -u 2>&1",
+        root=artefacts / "root.squashfs",
+    )
+    assert "Caching service dependencies" in said
+    assert "non existent" not in said
+
+
+def test_clean_says_how_large_the_cache_is_and_how_to_prune_it(inv: Inv) -> None:
+    inv.succeeds("chroot")
+    done = inv("clean")
+    assert not inv.build.exists()
+    assert f"the cache stays: {inv.cache}, " in done.stderr and " MiB\n" in done.stderr
+    assert "./inv clean --keep 4096" in done.stderr
+
+
 def test_python_compiles_nothing_on_the_node(artefacts: Path, in_container: InContainer) -> None:
     said = in_container(
         "unsquashfs -q -n -d /tmp/root in/root >/dev/null; echo 'import sys\n"
