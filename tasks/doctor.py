@@ -94,7 +94,7 @@ def _container(wanted: str) -> Finding:
         try:
             Bubblewrap().run(job, Path(folder) / "log")
         except UserError as error:
-            found, _, remedy = str(error).rpartition("\n")
+            found, _, remedy = str(error).partition("\n")
             return Finding("container", "wrong", found, remedy)
     return Finding("container", "ok", "bubblewrap starts jobs")
 

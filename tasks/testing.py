@@ -14,7 +14,7 @@ from invoke.tasks import task
 from tasks.core.config import load_config
 from tasks.core.errors import UserError
 from tasks.core.git import git
-from tasks.core.host import TESTS_USE, require_programs
+from tasks.core.host import TESTS_USE, require_program, require_programs
 from tasks.core.output import say
 from tasks.core.paths import BUILD, PROJECT
 
@@ -33,6 +33,12 @@ def shell_scripts() -> list[str]:
         for name in listing.splitlines()
         if (path := PROJECT / name).is_file() and path.read_bytes().startswith(SHELLS)
     ]
+
+
+def _tool(name: str) -> str:
+    """A linter of .venv, or the system's, as there is none for musl."""
+    own = TOOLS / name
+    return str(own) if own.exists() else require_program(name)
 
 
 def _run_all(commands: list[list[str]], **env: str) -> None:
@@ -59,8 +65,8 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
             [*PYTHON, "ruff", "check", "--quiet"],
             [*PYTHON, "ruff", "format", "--check", "--quiet"],
             [*PYTHON, "mypy"],
-            [str(TOOLS / "shellcheck"), "--external-sources", *scripts],
-            [str(TOOLS / "shfmt"), "-d", *scripts],
+            [_tool("shellcheck"), "--external-sources", *scripts],
+            [_tool("shfmt"), "-d", *scripts],
         ]
     )
     if not quick:
@@ -98,6 +104,6 @@ def fix(c: Context) -> None:
         [
             [*PYTHON, "ruff", "check", "--fix", "--quiet"],
             [*PYTHON, "ruff", "format", "--quiet"],
-            [str(TOOLS / "shfmt"), "-w", *shell_scripts()],
+            [_tool("shfmt"), "-w", *shell_scripts()],
         ]
     )

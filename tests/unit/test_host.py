@@ -34,6 +34,16 @@ def test_all_that_is_missing_is_named_at_once_with_one_command(
     )
 
 
+def test_alpine_has_a_command_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "apk").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(host, "SYSTEM_PROGRAMS", "/nowhere")
+    with pytest.raises(UserError) as caught:
+        host.require_programs(["xz", "sshd"])
+    wanted = "xz, sshd are not installed; as root: apk add openssh-server xz"
+    assert str(caught.value) == wanted
+
+
 def test_a_test_without_its_program_says_so_and_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
