@@ -86,7 +86,11 @@ def run(
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise UserError(f"{words[0]} is not installed; run: ./inv doctor") from None
+            if Path(words[0]).exists():
+                why = "can't be started: what it was built for (glibc, musl) isn't here"
+            else:
+                why = "is not installed; run: ./inv doctor"
+            raise UserError(f"{words[0]} {why}") from None
         end = partial(_wait_for, process, what) if whole else partial(_end, process)
         try:
             with ended_by(end):
