@@ -17,14 +17,14 @@ from tasks.core.files import copy_sparse, remove_tree
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD
 from tasks.core.progress import Progress
-from tasks.nodes.places import PLACES, Place, open_place
+from tasks.nodes.places import PLACES, STICKS, Place, open_place
 from tasks.nodes.volume import volume
 
 
 @task(
     help={
         "name": "what to call the node: its host name",
-        "usb": f"write its files there too: {PLACES}",
+        "usb": f"write its files there too: {STICKS}",
         "keys": "a file with the public SSH keys that may log in; default: your own",
         "again": "make new keys for a node that there is; what the old ones opened stays closed",
         "json": "print the node's public keys as JSON",
@@ -47,7 +47,9 @@ def new(
 
     check_name(name)
     holders = holders_of_keys(keys)
-    place = open_place(usb) if usb else None  # before there are keys that nothing can take
+    place = (
+        open_place(usb, hosts=False) if usb else None
+    )  # before there are keys that nothing can take
     folder = PRIVATE / name
     check_inventory(name, again)
     if again and folder.exists():

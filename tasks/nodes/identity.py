@@ -94,8 +94,7 @@ def set_aside(folder: Path) -> Path:
 
 def give_keys(folder: Path, holders: str) -> None:
     """Let whoever has a key of `holders` log in to a node, and nobody else."""
-    (folder / AUTHORIZED_KEYS).unlink(missing_ok=True)
-    write_private(folder / AUTHORIZED_KEYS, holders.encode())
+    write_atomically(folder / AUTHORIZED_KEYS, holders.encode(), 0o600)
 
 
 def dropbear_key(seed: bytes, public: bytes) -> bytes:

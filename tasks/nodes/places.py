@@ -15,10 +15,8 @@ from tasks.core.host import require_program
 from tasks.disk.layout import NODE_MIB
 from tasks.disk.table import read_table
 
-PLACES = (
-    "a folder (a mounted stick), a device (a stick, or a disk with Belay on it), a disk image, "
-    "or [user@]host of a node that runs, by SSH"
-)
+STICKS = "a folder (a mounted stick), a device (a stick, or a disk with Belay on it), a disk image"
+PLACES = f"{STICKS}, or [user@]host of a node that runs, by SSH"
 SSH_TIMEOUT_S = 300
 
 
@@ -31,14 +29,17 @@ class Place(Protocol):
         """Bring them there. Raises UserError."""
 
 
-def open_place(text: str) -> Place:
-    """The place that is named. Raises UserError where it can't take files; nothing is written."""
+def open_place(text: str, hosts: bool = True) -> Place:
+    """The place that is named; without `hosts`, one on this machine. Nothing is written yet.
+
+    Raises UserError where it can't take files.
+    """
     path = Path(text)
     if path.is_dir():
         return Folder(path)
     if path.exists():
         return Device(path)
-    if "/" not in text and not text.endswith(".img"):
+    if hosts and "/" not in text and not text.endswith(".img"):
         return Node(text)
     raise UserError(
         f"{text}: there is no such folder or device; plug the stick in, and look with lsblk what "
@@ -59,7 +60,7 @@ class Folder:
     def write(self, folder: Path, volume: Callable[[], bytes]) -> None:
         """See Place.write. Other files there stay."""
         for path in sorted(folder.iterdir()):
-            write_atomically(self.folder / path.name, path.read_bytes())
+            write_atomically(self.folder / path.name, path.read_bytes(), 0o600)
 
 
 class Device:

@@ -75,6 +75,11 @@ def test_a_place_that_is_not_there_is_refused_and_not_made(place: str) -> None:
     assert not Path(place).exists()
 
 
+def test_a_new_node_is_at_no_host_yet() -> None:
+    with pytest.raises(UserError, match="stick: there is no such folder or device"):
+        open_place("stick", hosts=False)
+
+
 def test_a_folder_in_dev_is_no_stick() -> None:
     with pytest.raises(UserError, match="is a folder in /dev"):
         open_place("/dev/shm")
@@ -88,6 +93,7 @@ def test_a_mounted_stick_keeps_what_else_is_on_it(tmp_path: Path) -> None:
     (files / "name").write_text("crag-1\n")
     open_place(str(stick)).write(files, bytes)
     assert {path.name for path in stick.iterdir()} == {"photo", "name"}
+    assert (stick / "name").stat().st_mode & 0o777 == 0o600
 
 
 def test_only_a_stick_becomes_a_volume(tmp_path: Path) -> None:
