@@ -86,11 +86,12 @@ class Inv(Program):
     def _check_name(self, words: Sequence[str]) -> None:
         """Raise UserError where the first word is no task: with it all others make no sense."""
         if words and not words[0].startswith("-") and words[0] not in self.collection:
-            nearest = _nearest(words[0], [*self.collection.task_names, *self._short_names()])
+            nearest = _nearest(words[0], self._task_names())
             raise UserError(f'there is no task "{words[0]}"; {nearest}./inv lists them all')
 
-    def _short_names(self) -> list[str]:
-        return [name for names in self.collection.task_names.values() for name in names]
+    def _task_names(self) -> list[str]:
+        names = self.collection.task_names
+        return [*names, *(name for others in names.values() for name in others)]
 
     def _sentence(self, error: ParseError) -> str:
         """What invoke found wrong, and what is wanted."""
@@ -103,8 +104,8 @@ class Inv(Program):
             return f"./inv {task} wants {wanted}"
         if "No idea what" in text:
             word = text.split("'")[1]
-            nearest = _nearest(word, context.flags)
-            return f'./inv {task} has no option "{word}"; {nearest}see: ./inv {task} --help'
+            nearest = _nearest(word, [*context.flags, *self._task_names()])
+            return f'./inv {task} doesn\'t know "{word}"; {nearest}see: ./inv {task} --help'
         if option := re.search(r"<Argument: (\S+).*needed value", text):
             return f"--{option[1]}: a value is missing; see: ./inv {task} --help"
         return f"./inv {task}: {text}; see: ./inv {task} --help"

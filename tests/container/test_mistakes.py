@@ -29,7 +29,8 @@ NUMBERS = {
 WORDS = {
     "imgae": 'there is no task "imgae"; did you mean "image"? ./inv lists them all',
     "imgae --help": 'there is no task "imgae"; did you mean "image"?',
-    "image --froce": './inv image has no option "--froce"; did you mean "--force"?',
+    "image --froce": './inv image doesn\'t know "--froce"; did you mean "--force"?',
+    "image qemuu": './inv image doesn\'t know "qemuu"; did you mean "qemu"?',
     "release": "./inv release wants --tag, the git tag of the release",
     "upload --unverified": "./inv upload wants --channel, the channel",
     "qemu --slot": "--slot: a value is missing; see: ./inv qemu --help",
