@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.alpine.apk_format import gzip_streams, installed_record
+from tasks.alpine.apk_format import bytes_of, installed_record, lines_of, package_files
 from tasks.core.commands import CommandError
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
@@ -33,7 +33,7 @@ def static_root(archived: Path) -> Path:
     """A root with the first apk, out of the verified package apk-tools-static."""
     place = CACHE / "apk" / archived.stem
     if not place.is_dir():
-        files = gzip_streams(archived.read_bytes())[2][1]
+        files = package_files(archived.read_bytes())
         with folder_for(place) as root:
             for name in MOUNT_POINTS:
                 (root / name).mkdir()
@@ -82,7 +82,7 @@ class Apk:
         records = [installed_record(path.read_bytes()) for path in kept]
         found = {}
         for record in records:
-            fields = dict(line.split(":", 1) for line in record.strip().splitlines())
+            fields = dict(line.split(":", 1) for line in lines_of(record))
             found[fields["P"]] = fields["V"]
         words = ["--simulate"]
         for repository in self.alpine.repositories:
@@ -126,7 +126,7 @@ def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) ->
     contents = {"installed": "".join(records), "scripts.tar.gz": "", "triggers": ""}
     for name, text in contents.items():
         (root / "lib/apk/db").mkdir(parents=True, exist_ok=True)
-        (root / "lib/apk/db" / name).write_text(text)
+        (root / "lib/apk/db" / name).write_bytes(bytes_of(text))
     (root / "etc/apk").mkdir(parents=True)
     (root / "etc/apk/world").write_text(world_text(world))
 

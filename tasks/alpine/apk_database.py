@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from tasks.alpine.apk_format import lines_of
+
 
 @dataclass(frozen=True)
 class InstalledFile:
@@ -35,7 +37,7 @@ def read_database(text: str) -> Iterator[InstalledPackage]:
         package = InstalledPackage()
         files = package.files
         folder = ""
-        for line in block.splitlines():
+        for line in lines_of(block):
             letter, value = line[0], line[2:]
             if letter == "F":
                 folder = f"{value}/" if value else ""

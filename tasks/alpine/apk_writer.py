@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tasks.alpine.apk_format import LISTS, PKGINFO, control_checksum
+from tasks.alpine.apk_format import LISTS, PKGINFO, bytes_of, control_checksum
 
 STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4)
 
@@ -104,7 +104,7 @@ def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]
     if draft.triggers:
         lines.append(f"triggers = {draft.triggers}")
     lines.append(f"datahash = {hashlib.sha256(content).hexdigest()}")
-    members = [Entry(".PKGINFO", 0o644, ("\n".join(lines) + "\n").encode())]
+    members = [Entry(".PKGINFO", 0o644, bytes_of("\n".join(lines) + "\n"))]
     members += [Entry(f".{name}", 0o755, draft.scripts[name]) for name in sorted(draft.scripts)]
     control = stored_gzip(tar_of(members, end=False, checksums=False))
     package = key.signature(control) + control + content
@@ -120,7 +120,7 @@ def write_index(packages: Iterable[Mapping[str, str]], key: SigningKey, about: s
     )
     members = [
         Entry("DESCRIPTION", 0o644, about.encode() + b"\n"),
-        Entry("APKINDEX", 0o644, text.encode()),
+        Entry("APKINDEX", 0o644, bytes_of(text)),
     ]
     stream = stored_gzip(tar_of(members, end=True, checksums=False))
     return key.signature(stream) + stream

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.alpine.apk_format import installed_record
+from tasks.alpine.apk_format import installed_record, lines_of
 from tasks.alpine.mirror import INDEX
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically, write_private
@@ -72,7 +72,6 @@ def write_repository_index(folder: Path, paths: Mapping[str, Path]) -> None:
     index = []
     for package in sorted(paths["packages"].glob("*.apk")):
         data = package.read_bytes()
-        lines = installed_record(data).splitlines()
-        fields = dict(line.split(":", 1) for line in lines if line)
+        fields = dict(line.split(":", 1) for line in lines_of(installed_record(data)))
         index.append({**fields, "S": str(len(data))})
     (folder / INDEX).write_bytes(write_index(index, key, "Packages on hand"))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.alpine.apk_database import InstalledFile, read_database
+from tasks.alpine.apk_format import text_of
 from tasks.core.errors import UserError
 
 DATABASE = "lib/apk/db/installed"
@@ -42,7 +43,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         assert database is not None, DATABASE
         owners = {
             file.path: file
-            for package in read_database(database.read().decode())
+            for package in read_database(text_of(database.read()))
             for file in package.files
         } | SET_BY_SCRIPTS
         for name, member in sorted(members.items()):

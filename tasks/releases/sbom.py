@@ -22,7 +22,7 @@ def installed(chroot: Path) -> dict[str, dict[str, str]]:
     with tarfile.open(chroot) as tar:
         reader = tar.extractfile(DATABASE)
         assert reader is not None, DATABASE
-        database = reader.read().decode()
+        database = reader.read().decode(errors="replace")  # a list for people and programs
     return {package.fields["P"]: dict(package.fields) for package in read_database(database)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 import pytest
 
@@ -18,7 +19,8 @@ LISTED = [name for names in GROUPS.values() for name in names]
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        Inv(namespace, GROUPS).run(["inv", *words])
+        # invoke takes the help out of tasks as it reads them.
+        Inv(deepcopy(namespace), GROUPS).run(["inv", *words])
     assert ended.value.code == 0
     return capsys.readouterr().out
 
@@ -48,9 +50,13 @@ def test_help_of_a_task_by_both_ways(capsys: pytest.CaptureFixture[str], task: s
     assert said(capsys, task, "-h") == text
 
 
+def test_help_explains_each_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "build it even when nothing changed" in said(capsys, "image", "--help")
+
+
 def test_no_option_is_a_bare_int() -> None:
     """Of `--days x`, invoke's own `int` makes a traceback."""
-    for context in namespace.to_contexts():
+    for context in deepcopy(namespace).to_contexts():
         for argument in context.args.values():
             assert argument.kind is not int, f"{context.name} --{argument.name}"
 

@@ -127,6 +127,7 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
     project.inv("image", BELAY_UPDATE_DEADLINE_S="90")
     machine = node(project, tmp_path, "crag-2")
     other = tmp_path / "stick of crag-1"
+    other.mkdir()
     project.inv("node.new", "crag-1", "--usb", str(other))
     (tmp_path / "token").write_text("open sesame")
     project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
