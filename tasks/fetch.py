@@ -9,7 +9,8 @@ from invoke.tasks import task
 
 from tasks.alpine import container, on_hand
 from tasks.alpine.lock import Lock, lock_file, read_lock, write_lock
-from tasks.alpine.locking import Upgrade, World, changes, is_current, make_lock
+from tasks.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
+from tasks.alpine.mirror import is_back
 from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
@@ -38,13 +39,24 @@ def worlds(config: Config) -> dict[str, World]:
 
 
 def locked(
-    config: Config, engine: Engine, progress: Progress, upgrade: Upgrade = None
+    config: Config,
+    engine: Engine,
+    progress: Progress,
+    upgrade: Upgrade = None,
+    at_once: bool = False,
 ) -> tuple[Lock, list[str]]:
-    """The lock, brought up to date where `image.toml` or a world asks for more; its changes."""
+    """The lock, brought up to date where `image.toml` or a world asks for more; its changes.
+
+    Where the sample took the place of Alpine's mirror, that one is asked again; see `is_back`.
+    """
     place = lock_file(config)
     former = read_lock(place)
     wanted = worlds(config)
-    if former and upgrade is None and is_current(former, config.alpine, wanted):
+    took_place = former and upgrade is None and is_stand_in(former, config.alpine)
+    if took_place and is_back(config.alpine, at_once):
+        say(f"{place.name}: Alpine's mirror answers again, and takes the place of the sample's")
+        upgrade = ()
+    elif former and upgrade is None and is_current(former, config.alpine, wanted):
         return former, []
 
     progress.started("lock", "looking at the mirror", quiet=True)
@@ -61,6 +73,8 @@ def fetched(
     lock, changed = locked(config, engine, progress, upgrade)
     for line in changed:
         say(f"{lock_file(config).name}: {line}")
+    if is_stand_in(lock, config.alpine):
+        say("note: these are the sample mirror's packages, as Alpine's can't be reached")
     with progress.transfer("fetch") as transferred:
         return package_set(lock, config.alpine, transferred)
 
@@ -79,7 +93,7 @@ def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
     engine = ChosenEngine(config.build.engine)
     asked = None if upgrade is None else _names(upgrade, config)
     with Progress() as progress:
-        new, changed = locked(config, engine, progress, asked)
+        new, changed = locked(config, engine, progress, asked, at_once=True)
     if json:
         show_json(asdict(new))
         return

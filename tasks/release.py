@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     help={
         "tag": "the git tag of the release, such as v1.2.3: HEAD must be there, without changes",
         "key": "which private key signs, if there are several",
+        "sample": "although the packages are those of the sample mirror",
         "json": "print the manifest as JSON",
     },
 )
-def make(c: Context, tag: str, key: str = "", json: bool = False) -> None:
+def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool = False) -> None:
     """Build the tree of a tag, and keep it as a signed release."""
     from tasks.releases.keys import signer
-    from tasks.releases.make import config_of_tag, make_release, store_of
+    from tasks.releases.make import config_of_tag, make_release, require_lock, store_of
 
     config = config_of_tag(load_config(), tag)
     store = store_of(config)
@@ -48,6 +49,7 @@ def make(c: Context, tag: str, key: str = "", json: bool = False) -> None:
             f"release {config.os.version} exists already, in {store.folder}; "
             "a release never changes: take the next version"
         )
+    require_lock(config, sample)
     if config.login.console == "development":
         say("note: root has no password on the console of this release ([login] in image.toml)")
     sign = signer(key)

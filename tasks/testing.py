@@ -83,6 +83,8 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
     _run_all(
         [[*PYTHON, "pytest", *selection]],
         BELAY_OUTPUT=str(BUILD / "tests"),
+        BELAY_LOCK=str(BUILD / "tests" / "apk.lock"),
+        BELAY_ALPINE_MIRROR="sample",  # the same packages everywhere
         BELAY_BOOT_CMDLINE=fixed,
     )
 

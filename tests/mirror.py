@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,12 +15,21 @@ class Mirror:
         self.folder = folder
         self.changed: dict[str, bytes | None] = {}
         self.requests: list[str] = []
+        self.encoding = ""  # as which a .gz is labelled
+        self.login = ""  # user:password that it wants
+        self.failures = 0  # so many requests get a 503
         mirror = self
 
         class Handler(SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
                 mirror.requests.append(self.path)
-                if self.path not in mirror.changed:
+                wanted = f"Basic {base64.b64encode(mirror.login.encode()).decode()}"
+                if mirror.failures:
+                    mirror.failures -= 1
+                    self.send_error(503)
+                elif mirror.login and self.headers.get("Authorization") != wanted:
+                    self.send_error(401)
+                elif self.path not in mirror.changed:
                     super().do_GET()
                 elif (data := mirror.changed[self.path]) is None:
                     self.send_error(404)
@@ -28,6 +38,11 @@ class Mirror:
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
+
+            def end_headers(self) -> None:
+                if mirror.encoding and self.path.endswith(".gz"):
+                    self.send_header("Content-Encoding", mirror.encoding)
+                super().end_headers()
 
             def translate_path(self, path: str) -> str:
                 return str(folder) + path

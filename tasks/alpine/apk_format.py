@@ -206,6 +206,13 @@ def verify_package(data: bytes, package: Package, what: str) -> None:
         raise UserError(f"{what}: its files are not those that it was signed with")
 
 
+def verify_signed(data: bytes, keys: Path, what: str) -> None:
+    """Check that a package, verified otherwise, is signed by one of `keys`. Raises UserError."""
+    at, signatures = _unpacked(data, 0, CONTROL_MAX)
+    end, _ = _unpacked(data, at, CONTROL_MAX)
+    verify_signature(signatures, data[at:end], keys, what)
+
+
 def package_files(data: bytes) -> bytes:
     """The files of a verified package, as a tar."""
     return gzip_streams(data)[2][1]

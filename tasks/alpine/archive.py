@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.alpine.apk_format import Package, verify_package
+from tasks.alpine.apk_format import Package, verify_package, verify_signed
 from tasks.alpine.lock import LockedPackage
 from tasks.alpine.mirror import CountBytes, Mirror, folder_of
 from tasks.core.config import Alpine
@@ -47,10 +47,19 @@ def _note_of(package: Package) -> Path:
     return CHECKSUMS / base64.b64decode(package.checksum.removeprefix("Q1")).hex()
 
 
-def has_indexed(package: Package) -> bool:
-    """Whether the archive has a package that an index names."""
+def has_indexed(package: Package, keys: Path) -> bool:
+    """Whether the archive has a package that an index names, signed by one of `keys`.
+
+    The index doesn't say who signed it: after a change of keys, the same package is signed anew.
+    """
     note = _note_of(package)
-    return note.is_file() and is_here(note.read_text())
+    if not note.is_file() or not is_here(sha256 := note.read_text()):
+        return False
+    try:
+        verify_signed(place_of(sha256).read_bytes(), keys, package.file_name)
+    except UserError:
+        return False
+    return True
 
 
 def _counting(transferred: Transferred, total: int) -> CountBytes:
@@ -81,11 +90,12 @@ def fetch_indexed(
     def fetch_one(package: Package) -> tuple[str, str]:
         note = _note_of(package)
         with only_one(note.name):
-            if has_indexed(package):
+            if has_indexed(package, mirror.keys):
                 count(package.size)
                 return package.checksum, note.read_text()
             data = _download(mirror, package.path, note.name, count)
-            verify_package(data, package, f"{mirror.location}/{package.path}")
+            verify_package(data, package, what := f"{mirror.name}/{package.path}")
+            verify_signed(data, mirror.keys, what)
             sha256 = hashlib.sha256(data).hexdigest()
             write_atomically(place_of(sha256), data)
             write_atomically(note, sha256.encode())
@@ -113,7 +123,7 @@ def fetch_locked(
         path = f"{folder_of(alpine, package.repository)}/{package.file_name}"
         places = [(source, path)]
         if alpine.archive:
-            archive = Mirror(alpine.archive, source.keys, alpine.archive)
+            archive = Mirror(alpine.archive, source.keys, "the archive")
             places.append((archive, f"packages/{package.sha256}.apk"))
         with only_one(package.sha256):
             if not is_here(package.sha256):
@@ -133,7 +143,7 @@ def _first_good(places: Iterable[tuple[Mirror, str]], sha256: str, count: CountB
             continue
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-        problems.append(f"{mirror.location}/{path}: is not the package that apk.lock names")
+        problems.append(f"{mirror.name}/{path}: is not the package that apk.lock names")
     hint = "if it was replaced there: ./inv lock --upgrade takes what the mirror has now"
     raise UserError("\n".join([*problems, hint]))
 

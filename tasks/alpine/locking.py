@@ -12,7 +12,15 @@ from tasks.alpine import archive
 from tasks.alpine.apk import STATIC, Apk, Version, static_root
 from tasks.alpine.apk_format import Package, read_index, verify_index
 from tasks.alpine.lock import Lock, LockedPackage
-from tasks.alpine.mirror import INDEX, SAMPLE, Mirror, choose_mirror, folder_of, mirror_of
+from tasks.alpine.mirror import (
+    INDEX,
+    SAMPLE,
+    Mirror,
+    choose_mirror,
+    folder_of,
+    mirror_of,
+    same_source,
+)
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
@@ -29,6 +37,11 @@ def is_current(lock: Lock, alpine: Alpine, worlds: Mapping[str, World]) -> bool:
     """Whether a lock is for this release and these worlds."""
     wanted = {name: tuple(sorted(names)) for name, (_, names) in worlds.items()}
     return _goes_on(lock, alpine) and lock.wanted == wanted
+
+
+def is_stand_in(lock: Lock, alpine: Alpine) -> bool:
+    """Whether the sample took the place of a mirror, and nobody asked for that."""
+    return lock.source == SAMPLE and alpine.mirror == "auto"
 
 
 @dataclass(frozen=True)
@@ -97,14 +110,17 @@ def make_lock(
     """
     if upgrade == () or (former and not _goes_on(former, alpine)):
         former = None
-    mirror = mirror_of(alpine, former.source) if former else choose_mirror(alpine)
+    mirror = mirror_of(alpine, same_source(alpine, former.source)) if former else None
+    mirror = mirror or choose_mirror(alpine)
     archive.fetch_locked(alpine, lambda: mirror, _packages(former), transferred)
     solver = _Solver(alpine, worlds, mirror, engine, former, upgrade or ())
 
     kept_indexes = _kept_indexes(alpine, former) if upgrade is None else None
     solution = solver.solve(kept_indexes) if kept_indexes else None
     # What the kept index names and isn't here, the mirror may have dropped since.
-    if not solution or not all(archive.has_indexed(p) for p, _ in solution.fresh.values()):
+    if not solution or not all(
+        archive.has_indexed(p, mirror.keys) for p, _ in solution.fresh.values()
+    ):
         solution = solver.solve(_fetched_indexes(mirror, alpine))
 
     _check_release(alpine, solution)
@@ -197,7 +213,7 @@ def _fetched_indexes(mirror: Mirror, alpine: Alpine) -> dict[str, bytes]:
     for repository in alpine.repositories:
         path = f"{folder_of(alpine, repository)}/{INDEX}"
         found[repository] = mirror.read(path)
-        verify_index(found[repository], mirror.keys, f"{mirror.location}/{path}")
+        verify_index(found[repository], mirror.keys, f"{mirror.name}/{path}")
     for data in found.values():
         write_atomically(INDEXES / hashlib.sha256(data).hexdigest(), data)
     return found
@@ -209,4 +225,4 @@ def _first_apk(mirror: Mirror, known: Mapping[Version, tuple[Package, str]]) -> 
             hashes = archive.fetch_indexed(mirror, [package], lambda come, total: None)
             sha256 = hashes[package.checksum]
             return LockedPackage(STATIC, package.version, package.size, sha256, repository)
-    raise UserError(f"{mirror.location} has no {STATIC}")
+    raise UserError(f"{mirror.name} has no {STATIC}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -22,8 +23,9 @@ PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
 INDEX = "APKINDEX.tar.gz"
 ALPINE_KEYS = Path(__file__).with_name("keys")
 TIMEOUT_S = (5, 20)  # to connect, to read on
-PROBE_TIMEOUT_S = (3, 5)
 TRIES = 5
+TRY_AGAIN = (408, 425, 429)  # answers that say: later
+ASK_EVERY_S = 3600
 FIRST_PAUSE_S = 0.2  # doubled after each try
 
 CountBytes = Callable[[int], None]  # is told how many came
@@ -37,12 +39,18 @@ class Unreachable(UserError):
 class Mirror:
     """A place laid out like Alpine's mirror, and the keys it is trusted by.
 
-    `location` is a URL or a folder, `source` what `apk.lock` calls it.
+    `location` is a URL, which may hold a password, or a folder; `source` is what `apk.lock` and
+    people are told of it.
     """
 
     location: str
     keys: Path
     source: str
+
+    @property
+    def name(self) -> str:
+        """The URL without a password, or the folder: for messages."""
+        return without_password(self.location)
 
     def read(self, path: str) -> bytes:
         """The content of the small file `path`, such as `v3.23/main/x86_64/APKINDEX.tar.gz`."""
@@ -68,8 +76,9 @@ class Mirror:
                 raise UserError(f"{source}: is missing") from None
             return
         import requests
+        import urllib3
 
-        url = f"{self.location.rstrip('/')}/{path}"
+        url, shown = (f"{place.rstrip('/')}/{path}" for place in (self.location, self.name))
         for failed in range(tries):
             try:
                 if _continue(url, target, count):
@@ -78,13 +87,18 @@ class Mirror:
             except requests.HTTPError as error:
                 answer = error.response
                 problem = f"the mirror answers: {answer.status_code} {answer.reason}"
-                if answer.status_code < 500:
-                    raise UserError(f"{url}: {problem}") from None
-            except requests.RequestException as error:
+                if answer.status_code < 500 and answer.status_code not in TRY_AGAIN:
+                    raise UserError(f"{shown}: {problem}{_hint(answer.status_code)}") from None
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
                 problem = f"can't be reached: {_reason(error)}"
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                # A bundle of certificates that isn't where the environment says.
+                raise UserError(f"{shown}: {error}; see REQUESTS_CA_BUNDLE") from None
             if failed + 1 < tries:
                 time.sleep(FIRST_PAUSE_S * 2**failed)
-        raise Unreachable(f"{url}: {problem}")
+        raise Unreachable(f"{shown}: {problem}")
 
 
 def _continue(url: str, target: Path, count: CountBytes) -> bool:
@@ -93,7 +107,6 @@ def _continue(url: str, target: Path, count: CountBytes) -> bool:
 
     have = target.stat().st_size if target.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
-    # Not unpacked on the way: packages are what they are.
     headers["Accept-Encoding"] = "identity"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -102,7 +115,8 @@ def _continue(url: str, target: Path, count: CountBytes) -> bool:
         response.raise_for_status()
         is_rest = response.status_code == requests.codes.partial_content
         with target.open("ab" if is_rest else "wb") as file:
-            for data in response.iter_content(1 << 16):
+            # As the server has it: some call a .gz an encoding of something else.
+            for data in response.raw.stream(1 << 16, decode_content=False):
                 file.write(data)
                 count(len(data))
         return _is_complete(response, target, have if is_rest else 0)
@@ -111,6 +125,22 @@ def _continue(url: str, target: Path, count: CountBytes) -> bool:
 def _is_complete(response: requests.Response, target: Path, before: int) -> bool:
     length = response.headers.get("Content-Length")
     return length is None or target.stat().st_size - before == int(length)
+
+
+def without_password(url: str) -> str:
+    """A URL without what only its owner may know: the user's name and password in it."""
+    return re.sub(r"^(https?://)[^/@]*@", r"\1", url)
+
+
+def _hint(status: int) -> str:
+    if status in (401, 403):
+        return ": give user and password in the URL (by the environment), or in ~/.netrc"
+    if status == 404:
+        return (
+            ": it has dropped the file, or is in the middle of an update; ./inv lock --upgrade "
+            "takes what it has now; or try again later, or another mirror"
+        )
+    return ""
 
 
 def _reason(error: BaseException) -> str:
@@ -134,7 +164,26 @@ def mirror_of(alpine: Alpine, source: str) -> Mirror:
     keys = PROJECT / alpine.keys if alpine.keys else ALPINE_KEYS
     if not any(keys.glob("*.pub")):
         raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {keys}")
-    return Mirror(source, keys, source)
+    return Mirror(source, keys, without_password(source))
+
+
+def same_source(alpine: Alpine, source: str) -> str:
+    """The URL of the mirror that `apk.lock` calls `source`: with the password, if there is one."""
+    is_same = without_password(alpine.mirror) == source
+    return alpine.mirror if is_same else source
+
+
+def is_back(alpine: Alpine, at_once: bool = False) -> bool:
+    """Whether the public mirror answers, where the sample took its place.
+
+    It is asked `at_once`, or once an hour: a machine without a network needn't wait at each build.
+    """
+    asked = CACHE / "mirror-asked"
+    if not at_once and asked.exists() and time.time() - asked.stat().st_mtime < ASK_EVERY_S:
+        return False
+    asked.parent.mkdir(parents=True, exist_ok=True)
+    asked.touch()
+    return _answers(mirror_of(alpine, PUBLIC), alpine, tries=1) is None
 
 
 def choose_mirror(alpine: Alpine) -> Mirror:
@@ -145,13 +194,20 @@ def choose_mirror(alpine: Alpine) -> Mirror:
     if alpine.mirror != "auto":
         return mirror_of(alpine, alpine.mirror)
     mirror = mirror_of(alpine, PUBLIC)
+    if (problem := _answers(mirror, alpine)) is None:
+        return mirror
+    say(f"{problem}\nusing the sample mirror instead: real Alpine packages, but few of them")
+    return mirror_of(alpine, SAMPLE)
+
+
+def _answers(mirror: Mirror, alpine: Alpine, tries: int = TRIES) -> Unreachable | None:
+    """What keeps a mirror from answering; None where it does, if only to say no."""
     probe = CACHE / "downloads" / f"probe-{time.monotonic_ns()}"
     try:
         path = f"{folder_of(alpine, alpine.repositories[0])}/{INDEX}"
-        mirror.download(path, probe, lambda size: None, tries=1)
-        return mirror
+        mirror.download(path, probe, lambda size: None, tries)
+        return None
     except Unreachable as error:
-        say(f"{error}\nusing the sample mirror instead: real Alpine packages, but few of them")
-        return mirror_of(alpine, SAMPLE)
+        return error
     finally:
         probe.unlink(missing_ok=True)

@@ -9,11 +9,12 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tasks.alpine.lock import lock_file
+from tasks.alpine.lock import lock_file, read_lock
+from tasks.alpine.locking import is_stand_in
 from tasks.core.config import Config
 from tasks.core.errors import UserError
 from tasks.core.git import git
-from tasks.core.paths import BUILD
+from tasks.core.paths import BUILD, PROJECT
 from tasks.core.progress import Progress
 from tasks.disk.table import read_table
 from tasks.releases.changes import changes, versions
@@ -58,6 +59,24 @@ def config_of_tag(config: Config, tag: str) -> Config:
         raise UserError(f"this tree is not what {tag} names; bring it: git checkout {tag}")
     built = int(git("log", "-1", "--format=%ct", commit) or 0)
     return replace(config, os=replace(config.os, version=version, built=built))
+
+
+def require_lock(config: Config, sample: bool) -> None:
+    """Raise UserError where what a lock names may not be released."""
+    place = lock_file(config)
+    lock = read_lock(place)
+    is_inside = place.is_relative_to(PROJECT)
+    if lock is None or not is_inside or not git("ls-files", "--", str(place)):
+        raise UserError(
+            f"{place.name} is in no commit, so this tag says not which packages it has; "
+            f"make it: ./inv lock; then git add {place.name}, commit, and tag that"
+        )
+    if is_stand_in(lock, config.alpine) and not sample:
+        raise UserError(
+            f"{place.name} has the packages of the sample mirror, which get no security updates: "
+            "when Alpine's mirror can be reached, ./inv lock --upgrade; for trying things out: "
+            '--sample, or mirror = "sample" in [alpine]'
+        )
 
 
 def make_release(

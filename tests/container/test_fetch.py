@@ -7,11 +7,21 @@ again, and sees the same command succeed: a refusal leaves nothing behind.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tasks import fetch
+from tasks.alpine import archive as archive_module
+from tasks.alpine import locking
+from tasks.alpine import mirror as mirrors
+from tasks.alpine.lock import Lock
+from tasks.core import files
+from tasks.core.config import Alpine, Config
+from tasks.core.progress import Progress
+from tasks.engines.bubblewrap import Bubblewrap
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -54,6 +64,104 @@ def test_a_package_that_the_mirror_lacks_is_named(inv: Inv, mirror: Mirror) -> N
     assert 'kernel = "lts" in [alpine] of image.toml: the mirror has no package linux-lts' in said
     assert "rootfs/world" not in said, "that file names no kernel"
     inv.succeeds("lock")
+
+
+@pytest.mark.parametrize("encoding", ["x-gzip", "gzip", "br", "nonsense"])
+def test_a_label_of_the_server_changes_no_byte(inv: Inv, mirror: Mirror, encoding: str) -> None:
+    """Apache's AddEncoding derives it from the name: nobody asked for an encoding."""
+    mirror.encoding = encoding
+    inv.succeeds("lock")
+
+
+def test_a_password_is_told_to_the_mirror_alone(inv: Inv, mirror: Mirror) -> None:
+    mirror.login = "builder:s3cret pw@x"
+    private = mirror.url.replace("http://", "http://builder:s3cret%20pw%40x@")
+    said = inv.fails("lock")
+    assert "401" in said and "in the URL (by the environment), or in ~/.netrc" in said
+    done = inv("chroot", BELAY_ALPINE_MIRROR=private)
+    assert done.returncode == 0, done.stderr
+    assert f'source = "{mirror.url}"' in inv.lock.read_text()
+    # With the lock that knows no password, a new world and a package that isn't here.
+    world = {"BELAY_BOOT_PACKAGES": "curl"}
+    for path in (inv.cache / "packages").glob("*"):
+        path.unlink()
+    more = inv("initramfs", BELAY_ALPINE_MIRROR=private, **world)
+    assert more.returncode == 0, more.stderr
+    mirror.changed[INDEX] = None
+    wrong = inv("lock", "--upgrade", BELAY_ALPINE_MIRROR=private)
+    mirror.close()
+    away = inv("lock", "--upgrade", BELAY_ALPINE_MIRROR=private)
+    for text in (done, more, wrong, away):
+        assert "s3cret" not in text.stdout + text.stderr
+    assert wrong.returncode and away.returncode
+    logs = "".join(path.read_text(errors="replace") for path in inv.build.rglob("*.log"))
+    assert "s3cret" not in inv.lock.read_text() + logs
+
+
+def test_netrc_is_believed(inv: Inv, mirror: Mirror, tmp_path: Path) -> None:
+    mirror.login = "builder:other"
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login builder password other\n")
+    netrc.chmod(0o600)
+    inv.succeeds("lock", NETRC=str(netrc))
+
+
+def test_certificates_that_are_gone_are_named(inv: Inv) -> None:
+    env = {"BELAY_ALPINE_MIRROR": "https://127.0.0.1:1", "REQUESTS_CA_BUNDLE": "/nowhere.pem"}
+    said = inv.fails("lock", **env)
+    assert "/nowhere.pem" in said and "see REQUESTS_CA_BUNDLE" in said
+
+
+def test_what_the_mirror_has_dropped_is_said_with_a_remedy(inv: Inv, mirror: Mirror) -> None:
+    mirror.changed[mirror.package("kmod")] = None
+    said = inv.fails("lock")
+    assert "404" in said and "is in the middle of an update" in said and "or another mirror" in said
+
+
+@pytest.fixture
+def auto(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Settings with mirror = "auto", whose public mirror is this one; in places of their own."""
+    monkeypatch.setattr(mirrors, "PUBLIC", mirror.url)
+    monkeypatch.setattr(mirrors, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(mirrors, "ALPINE_KEYS", mirror.folder / "keys")
+    for module in (mirrors, archive_module, files, locking):
+        if hasattr(module, "CACHE"):
+            monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr("tasks.fetch.lock_file", lambda config: tmp_path / "apk.lock")
+    return Config(alpine=Alpine(mirror="auto"))
+
+
+def lock_of(config: Config, at_once: bool = False) -> Lock:
+    return fetch.locked(config, Bubblewrap(), Progress(), None, at_once)[0]
+
+
+def test_one_hiccup_does_not_lead_to_the_sample(auto: Config, mirror: Mirror) -> None:
+    mirror.failures = 3
+    assert lock_of(auto).source == mirror.url
+
+
+def test_the_mirror_takes_its_place_when_it_is_back(
+    auto: Config, mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.failures = 999
+    assert lock_of(auto).source == "sample"
+    fetch.fetched(auto, Bubblewrap(), Progress())
+    assert "note: these are the sample mirror's packages" in capsys.readouterr().err
+    mirror.failures = 0
+    mirror.requests.clear()
+    assert lock_of(auto).source == "sample" and not mirror.requests, "it is asked once an hour"
+    os.utime(tmp_path / "cache/mirror-asked", (0, 0))
+    assert lock_of(auto).source == mirror.url
+    assert "Alpine's mirror answers again" in capsys.readouterr().err
+    fetch.fetched(auto, Bubblewrap(), Progress())
+    assert "note: these are the sample" not in capsys.readouterr().err
+
+
+def test_lock_asks_at_once(auto: Config, mirror: Mirror) -> None:
+    mirror.failures = 999
+    assert lock_of(auto).source == "sample"
+    mirror.failures = 0
+    assert lock_of(auto, at_once=True).source == mirror.url
 
 
 def broken(data: bytes) -> bytes:

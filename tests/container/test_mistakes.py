@@ -132,6 +132,7 @@ def test_the_disk_that_is_full_is_the_one_that_is_named(inv: Inv, tmp_path: Path
         **inv.env,
         "BELAY_KEYS": str(tmp_path / "keys"),
         "BELAY_PASSPHRASE": "four words are enough",
+        "BELAY_ALPINE_MIRROR": "sample",
         "BELAY_PUBLISH_LEVEL": "0",
         "XDG_DATA_HOME": str(data),
     }
