@@ -144,8 +144,11 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _files(tree: Path, paths: Iterable[str]) -> Iterator[Path]:
+    """Files of Debian's packages; newer ones have all of them below usr/."""
     for path in paths:
-        start = tree / path
+        start = next((p for p in (tree / path, tree / "usr" / path) if os.path.lexists(p)), None)
+        if start is None:
+            raise UserError(f"sample mirror: Debian's packages hold no {path}")
         if start.is_dir():
             yield from sorted(found for found in start.rglob("*") if not found.is_dir())
         else:

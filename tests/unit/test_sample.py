@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import tarfile
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -14,7 +15,7 @@ from tasks.core.errors import UserError
 from tasks.sample.ext4 import Inode
 from tasks.sample.mirror import sample_mirror
 from tasks.sample.packages import rebuild
-from tasks.sample.standins import alpine_version
+from tasks.sample.standins import _files, alpine_version
 from tasks.sample.wheel import System
 
 
@@ -55,6 +56,21 @@ class FakeSystem:
 
 def system(**files: bytes) -> System:
     return cast(System, FakeSystem({"etc/hostname": b"changed\n", "usr/rope": b"strong", **files}))
+
+
+@pytest.mark.parametrize("place", ["sbin", "usr/sbin"])
+def test_tools_of_older_and_newer_debians_are_found(tmp_path: Path, place: str) -> None:
+    program = tmp_path / place / "mkfs.fat"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    (tmp_path / place / "mkfs.vfat").symlink_to("mkfs.fat")
+    found = list(_files(tmp_path, ("sbin/mkfs.fat", "sbin/mkfs.vfat")))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        f"{place}/mkfs.fat",
+        f"{place}/mkfs.vfat",
+    ]
+    with pytest.raises(UserError, match=r"Debian's packages hold no usr/bin/mcopy"):
+        list(_files(tmp_path, ("usr/bin/mcopy",)))
 
 
 def test_a_package_has_its_files_owners_scripts_and_triggers_again() -> None:
