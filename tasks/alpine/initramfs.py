@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tasks.core.files import gzipped
 
 NET_INITRAMFS = "initramfs-net"
 LEVEL = 4  # a better one costs more time than it saves anybody
@@ -19,7 +20,7 @@ def pack_initramfs(folder: Path, _inputs: Mapping[str, Path]) -> None:
     path = folder / "initramfs"
     data = bytearray(path.read_bytes())
     normalise(data)
-    path.write_bytes(gzip.compress(bytes(data), LEVEL, mtime=0))
+    path.write_bytes(gzipped(bytes(data), LEVEL))
 
 
 def pack_net_initramfs(folder: Path, inputs: Mapping[str, Path]) -> None:

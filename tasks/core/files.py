@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import os
 import shutil
+import struct
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +47,14 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def gzipped(data: bytes, level: int) -> bytes:
+    """`data` as one gzip stream without a time; its head is the same by every Python (RFC 1952)."""
+    engine = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    tail = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return head + engine.compress(data) + engine.flush() + tail
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import tarfile
@@ -11,12 +10,13 @@ from pathlib import Path
 import tomli
 
 from tasks.core.errors import UserError
+from tasks.core.files import gzipped
 from tasks.core.paths import PROJECT
+from tasks.core.sources import files_below
 from updater.formats import VERSION
 from updater.site import SITE_SIZE_MAX
 
 FOLDER = PROJECT / "site"
-LEFT_OUT = ("__pycache__", ".git", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 
 
 def site_version(folder: Path = FOLDER) -> str:
@@ -35,12 +35,13 @@ def build_site(folder: Path = FOLDER) -> bytes:
         raise UserError(f"{folder / 'apply'}: a site needs this program, and it must be executable")
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in sorted(folder.rglob("*")):
-            if any(part in LEFT_OUT for part in path.relative_to(folder).parts):
-                continue
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        files = files_below(folder)
+        parents = {parent for path in files for parent in path.relative_to(folder).parents}
+        for inside in sorted({*parents, *(path.relative_to(folder) for path in files)} - {Path()}):
+            path = folder / inside
+            if path.is_symlink():
                 raise UserError(f"{path}: a site holds files and folders only")
-            info = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            info = tarfile.TarInfo(inside.as_posix())
             info.mode = 0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644
             if path.is_dir():
                 info.type = tarfile.DIRTYPE
@@ -49,7 +50,7 @@ def build_site(folder: Path = FOLDER) -> bytes:
                 data = path.read_bytes()
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    archive = gzip.compress(buffer.getvalue(), 9, mtime=0)
+    archive = gzipped(buffer.getvalue(), 9)
     if len(archive) > SITE_SIZE_MAX:
         raise UserError(f"{folder}: {len(archive)} bytes packed, and nodes take {SITE_SIZE_MAX}")
     return archive

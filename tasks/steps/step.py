@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks.core.errors import UserError
 from tasks.core.paths import CACHE, PROJECT
+from tasks.core.sources import files_below, gather
 from tasks.engines.engine import Job
 
 RECORD = ".record.json"  # beside the outputs: what they were made of, and how long that took
@@ -46,7 +48,8 @@ Input = Path | Result | Known | Content
 class Step:
     """A shell script that runs in the container, and all that it depends on.
 
-    A plain path among the inputs is a file or folder of the project, hashed with its content.
+    A plain path among the inputs is a file or folder of the project, hashed with its content; of a
+    folder the job sees what counts (`core/sources.py`).
     `finish` does on the host what the container has no tool for, or what would only carry large
     files in and out of it; a step without a script has nothing else. It is given the folder of
     outputs and the paths of all inputs, also of `host_inputs`, which the container doesn't see.
@@ -96,7 +99,7 @@ class Keyed:
         return self.place.is_dir()
 
     def paths(self, scratch: Path) -> dict[str, Path]:
-        """Where each input is; contents are to be written to `scratch`.
+        """Where each input is; contents and folders are to be written to `scratch`.
 
         Results are there once the steps before it ran.
         """
@@ -106,7 +109,7 @@ class Keyed:
                 paths[name] = CACHE / "results" / self.before[item.step] / item.file
             elif isinstance(item, Known):
                 paths[name] = item.path
-            elif isinstance(item, Content):
+            elif isinstance(item, Content) or item.is_dir():
                 paths[name] = scratch / name
             else:
                 paths[name] = item
@@ -122,10 +125,12 @@ class Keyed:
         return Job(self.step.name, root, self.step.argv, out, seen, self.step.env)
 
     def write_contents(self, scratch: Path) -> None:
-        """Write the inputs that are contents."""
+        """Write the inputs that are contents, and folders as far as they count."""
         for name, item in self.step.inputs.items():
             if isinstance(item, Content):
                 (scratch / name).write_bytes(item.data)
+            elif isinstance(item, Path) and item.is_dir():
+                gather(item, scratch / name)
 
 
 def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) -> dict[str, Keyed]:
@@ -157,23 +162,19 @@ def _digest(item: Input, before: Mapping[str, str]) -> str:
 
 
 def tree_digest(path: Path) -> str:
-    """The hash of a file, or of a folder with all in it: names, content, the x bit, symlinks.
+    """The hash of a file, or of a folder with all that counts: names, content, the x bit, symlinks.
 
     That is what git keeps; so a clone by another user under another umask has the same hash.
     """
     if not path.exists():
         raise UserError(f"{path.relative_to(PROJECT)} is missing; git checkout brings it back")
     total = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if "__pycache__" in file.parts:
-            continue
-        name = file.relative_to(path).as_posix()
+    for file in files_below(path) if path.is_dir() else [path]:
+        name = os.fsencode(file.relative_to(path))
         if file.is_symlink():
-            total.update(f"{name} link {file.readlink()}\n".encode())
-        elif file.is_file():
-            executable = file.stat().st_mode & 0o100
-            total.update(f"{name} file {executable} {file.stat().st_size}\n".encode())
-            total.update(file.read_bytes())
+            total.update(b"%s link %s\n" % (name, os.fsencode(file.readlink())))
         else:
-            total.update(f"{name} folder\n".encode())
+            status = file.stat()
+            total.update(b"%s file %d %d\n" % (name, status.st_mode & 0o100, status.st_size))
+            total.update(file.read_bytes())
     return total.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tasks.alpine.initramfs import NET_INITRAMFS
 from tasks.core.errors import UserError
-from tasks.core.files import sha256_of, write_atomically
+from tasks.core.files import gzipped, sha256_of, write_atomically
 from tasks.core.paths import BUILD
 from tasks.disk.layout import PANIC_S
 from tasks.disk.table import read_table
@@ -80,7 +79,7 @@ def frame_of(image: Path) -> bytes:
         "tail_at": slots[-1].end,
         "size": image.stat().st_size,
     }
-    return gzip.compress(json.dumps(values).encode() + b"\n" + head + tail, 6, mtime=0)
+    return gzipped(json.dumps(values).encode() + b"\n" + head + tail, 6)
 
 
 @contextmanager
