@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/overlay  in/services  in/updater  in/bytecode.tar
+#   in/chroot.tar  in/owners  in/overlay  in/overlay.modes  in/services  in/updater
+#   in/bytecode.tar
 #   in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
@@ -16,12 +17,69 @@ mkdir "$root/.modloop"
 ln -s /.modloop/modules "$root/lib/modules"
 ln -s /.modloop/firmware "$root/lib/firmware"
 
-# git keeps no modes but x, and a folder's owner is whoever cloned it.
-cp -R in/overlay/. "$root/"
-(cd in/overlay && find . -mindepth 1 -type d) | while read -r path; do chmod 755 "$root/$path"; done
-(cd in/overlay && find . -type f) | while read -r path; do
-	if [ -x "in/overlay/$path" ]; then chmod 755 "$root/$path"; else chmod 644 "$root/$path"; fi
+refuse() {
+	echo "ERROR: $*" >&2
+	exit 1
+}
+
+# Prints the path $1 of the root with the links in its folders followed, inside of the root.
+resolved() {
+	rest=$1
+	path=
+	links=0
+	while [ -n "$rest" ]; do
+		part=${rest%%/*}
+		case $rest in
+		*/*) rest=${rest#*/} ;;
+		*) rest= ;;
+		esac
+		case $part in
+		'' | .) continue ;;
+		..) path=${path%/*} ;;
+		*)
+			path=$path/$part
+			if [ -L "$root$path" ] && [ $links -lt 40 ]; then
+				links=$((links + 1))
+				target=$(readlink "$root$path")
+				path=${path%/*}
+				case $target in
+				/*) path= ;;
+				esac
+				rest=$target${rest:+/$rest}
+			fi
+			;;
+		esac
+	done
+	printf '%s\n' "${path#/}"
+}
+
+# The overlay, with modes that don't depend on whoever cloned it: git keeps only the x bit.
+overlay=/tmp/overlay
+cp -R in/overlay "$overlay"
+find "$overlay" -type d -exec chmod 755 {} +
+find "$overlay" -type f -perm -100 -exec chmod 755 {} +
+find "$overlay" -type f ! -perm -100 -exec chmod 644 {} +
+# Where the root has a link to a folder, what is below it goes there.
+(cd "$overlay" && find . -mindepth 1 -type d | sort) | while read -r folder; do
+	folder=${folder#./}
+	[ -L "$root/$folder" ] && [ -d "$overlay/$folder" ] || continue
+	place=$(resolved "$folder")
+	case $place in
+	.modloop*) refuse "rootfs/overlay/$folder: what a node has there comes from its modloop part, and would hide this" ;;
+	esac
+	mkdir -p "$overlay/$place"
+	cp -a "$overlay/$folder/." "$overlay/$place/"
+	rm -r "${overlay:?}/$folder"
 done
+# A folder that the root has keeps its mode.
+(cd "$overlay" && find . -mindepth 1 -type d) | while read -r folder; do
+	[ ! -d "$root/$folder" ] || chmod "$(stat -c %a "$root/$folder")" "$overlay/$folder"
+done
+# A file takes the place of a link: else it would be written to where that leads.
+(cd "$overlay" && find . ! -type d) | while read -r file; do
+	[ ! -L "$root/$file" ] || rm "$root/$file"
+done
+cp -a "$overlay/." "$root/"
 
 # The updater, and what Python made of it.
 mkdir -p "$root/usr/lib/belay/updater" "$root/data"
@@ -55,11 +113,6 @@ sed -i "s/^root:[^:]*:/root:$password:/" "$root/etc/shadow"
 
 [ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"
 
-refuse() {
-	echo "ERROR: $*" >&2
-	exit 1
-}
-
 sed 's/#.*//' in/services | while read -r runlevel service more; do
 	[ -n "$runlevel" ] || continue
 	[ -n "$service" ] && [ -z "$more" ] ||
@@ -87,16 +140,37 @@ chroot "$root" /sbin/rc-update -u
 mv "$root/run/openrc/deptree" "$root/run/openrc/depconfig" "$root/var/cache/rc/"
 rm -rf "${root:?}"/run/*
 
-# In the container all belongs to root; chroot.tar knows better.
-tar -tvf in/chroot.tar | awk '$2 != "0/0" {
-	mode = $1
-	n = 0
-	for (i = 2; i <= 10; i++) n = n * 2 + (substr(mode, i, 1) != "-")
-	printf "%s m %o %s\n", $6, n, $2
-}' | sed 's|\([0-9]*\)/\([0-9]*\)$|\1 \2|' >/tmp/owners
+# In the container all belongs to root. What packages want is in in/owners, but for what lies in the
+# overlay: that is root's, where rootfs/overlay.modes doesn't ask for something else.
+id_of() {
+	case $2 in
+	*[!0-9]*) awk -F: -v name="$2" '$1 == name { print $3; exit }' "$root/etc/$1" ;;
+	*) echo "$2" ;;
+	esac
+}
+while read -r mode owner group path; do
+	[ -n "$mode" ] || continue
+	case $path in
+	*/*) path=$(resolved "${path%/*}")/${path##*/} ;;
+	esac
+	uid=$(id_of passwd "$owner")
+	gid=$(id_of group "$group")
+	[ -n "$uid" ] || refuse "rootfs/overlay.modes: the image has no user $owner, for $path"
+	[ -n "$gid" ] || refuse "rootfs/overlay.modes: the image has no group $group, for $path"
+	echo "$mode $uid $gid $path"
+done <in/overlay.modes >/tmp/asked
+(cd "$overlay" && find . ! -type d) | sed 's|^\./||' >/tmp/laid-over
+# shellcheck disable=SC2016 # awk's
+LC_ALL=C awk '
+	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }
+	{ path = $0; sub(/^[0-7]+ [0-9]+ [0-9]+ /, "", path) }
+	FILENAME == "/tmp/asked" { mine[path] = 1 }
+	FILENAME == "in/owners" && path in mine { next }
+	{ gsub(/[\\"]/, "\\\\&", path); printf "\"%s\" m %s %s %s\n", path, $1, $2, $3 }
+' /tmp/laid-over /tmp/asked in/owners >/tmp/modes
 
 # Not compressed: see docs/adr. -no-exports and -no-xattrs: nobody exports a root, GRUB knows no
 # xattrs.
 mksquashfs "$root" out/root.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs \
-	-mkfs-time 0 -all-time 0 -pf /tmp/owners
+	-mkfs-time 0 -all-time 0 -pf /tmp/modes

@@ -18,6 +18,7 @@ from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size, show_outcomes
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
+from tasks.steps.overlay import notes
 from tasks.steps.runner import Outcome, ensure, run_order
 from tasks.steps.step import Keyed
 
@@ -73,6 +74,9 @@ def build(
             return []
         forced = [target] if force else []
         outcomes = ensure(plan.steps, plan.root, plan.engine, progress, forced)
+        if any(outcome.step == "rootfs" and outcome.state == "built" for outcome in outcomes):
+            for note in notes():
+                say(f"note: {note}")
         if config.build.cache_gib and any(outcome.state == "built" for outcome in outcomes):
             for entry in prune(None, config.build.cache_gib * GIB):
                 say(f"the cache was full: removed {entry.path.name}, {human_size(entry.size)}")

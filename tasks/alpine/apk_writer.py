@@ -31,6 +31,8 @@ class Entry:
     target: str | None = None  # of a symlink
     uid: int = 0
     gid: int = 0
+    user: str = "root"  # names count more than numbers, where the system has them
+    group: str = "root"
 
 
 def stored_gzip(data: bytes) -> bytes:
@@ -50,7 +52,7 @@ def tar_of(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int =
     for entry in entries:
         info = tarfile.TarInfo(entry.path)
         info.mode, info.mtime, info.uid, info.gid = entry.mode, mtime, entry.uid, entry.gid
-        info.uname = info.gname = "root"
+        info.uname, info.gname = entry.user, entry.group
         content = entry.data or b""
         if entry.target is not None:
             info.type, info.linkname, content = tarfile.SYMTYPE, entry.target, b""

@@ -5,6 +5,7 @@ In the container every file belongs to the user who builds; apk's database knows
 
 from __future__ import annotations
 
+import os
 import stat
 import tarfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from tasks.alpine.apk_format import text_of
 from tasks.core.errors import UserError
 
 DATABASE = "lib/apk/db/installed"
+SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 MODULES = ("lib/modules", "lib/firmware")
 SHADOW_GROUP = 42  # of alpine-baselayout-data
 # Owners that scripts of packages set, which the database doesn't record.
@@ -27,7 +29,8 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Make `folder/chroot.tar` of `folder/root.tar`: sorted, without times, with right owners.
 
     Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
-    `folder/vmlinuz`; what else belongs to a boot is left out. Raises UserError without a kernel.
+    `folder/vmlinuz`; what else belongs to a boot is left out. `folder/owners` has for what isn't
+    root's, or has special bits: mode, user, group and path. Raises UserError without a kernel.
     """
     with (
         tarfile.open(folder / "root.tar") as source,
@@ -46,22 +49,39 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             for package in read_database(text_of(database.read()))
             for file in package.files
         } | SET_BY_SCRIPTS
+        owned = []
         for name, member in sorted(members.items()):
+            if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
+                raise UserError(
+                    f"a package has {name}, which is a device, a pipe or the like: an image holds "
+                    "files, folders and links only; leave the package out, or make it at boot"
+                )
             reader = source.extractfile(member) if member.isreg() else None
             if name == kernel and reader:
                 (folder / "vmlinuz").write_bytes(reader.read())
             if name.startswith("boot/"):
                 continue
             target = modules if name.startswith(MODULES) else rest
-            target.write(_header(name, member, owners.get(name)))
+            info = _header(name, member, owners.get(name))
+            target.write(info.tobuf(tarfile.GNU_FORMAT))
+            if target is rest and (info.uid or info.gid or info.mode & SPECIAL):
+                owned.append(b"%o %d %d %s\n" % (info.mode, info.uid, info.gid, _line(name)))
             if reader:
                 target.write(reader.read() + bytes(-member.size % tarfile.BLOCKSIZE))
         for target in (rest, modules):
             target.write(bytes(2 * tarfile.BLOCKSIZE))
+    (folder / "owners").write_bytes(b"".join(owned))
     (folder / "root.tar").unlink()
 
 
-def _header(name: str, member: tarfile.TarInfo, owner: InstalledFile | None) -> bytes:
+def _line(name: str) -> bytes:
+    """A path as it may stand at the end of a line."""
+    if "\n" in name:
+        raise UserError(f"a package has {name!r}: no list of files can hold a name with a newline")
+    return os.fsencode(name)
+
+
+def _header(name: str, member: tarfile.TarInfo, owner: InstalledFile | None) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = member.type, member.size, member.linkname
     info.mode = 0o777 if member.issym() else member.mode
@@ -71,4 +91,4 @@ def _header(name: str, member: tarfile.TarInfo, owner: InstalledFile | None) -> 
         info.uid, info.gid = owner.uid, owner.gid
         # Only what chown would have taken away; a script of a package may have changed the rest.
         info.mode |= owner.mode & (stat.S_ISUID | stat.S_ISGID)
-    return info.tobuf(tarfile.GNU_FORMAT)
+    return info

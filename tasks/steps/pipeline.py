@@ -18,6 +18,7 @@ from tasks.core.config import Config
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
+from tasks.steps.overlay import read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
 
@@ -53,6 +54,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
 
 CHROOT = Result("chroot", "chroot.tar")
 MODULES = Result("chroot", "modules.tar")
+OWNERS = Result("chroot", "owners")
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
@@ -68,7 +70,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar", "modules.tar", "vmlinuz"),
+        outputs=("chroot.tar", "modules.tar", "vmlinuz", "owners"),
         finish=pack_chroot,
     )
 
@@ -170,6 +172,8 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
         inputs={
             "chroot.tar": CHROOT,
             "overlay": folder / "overlay",
+            "overlay.modes": Content(script_lines(read_modes())),
+            "owners": OWNERS,
             "services": folder / "services",
             "updater": PROJECT / "updater",
             "bytecode.tar": Result("bytecode", "bytecode.tar"),

@@ -1,0 +1,232 @@
+"""What packages and the overlay want arrives in the image, or the build says that it can't.
+
+A mirror of the test's own has the sample's packages and one with all that can go wrong.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
+from tasks.sample.mirror import sample_mirror
+from tests.conftest import InContainer
+from tests.mirror import Mirror
+from tests.project import Project
+
+pytestmark = pytest.mark.container
+
+COMMUNITY = "v3.23/community/x86_64"
+APP = {"uid": 850, "gid": 850, "user": "app", "group": "app"}
+OF_GROUP = {"gid": 850, "group": "app"}
+ADDS_USER = b"#!/bin/sh\naddgroup -S -g 850 app\nadduser -S -u 850 -G app app\nexit 0\n"
+
+# What `unsquashfs -lln` is to say of each.
+WANTED = {
+    "usr/lib/app/launch-helper": "-rwsr-x--- 0/850",
+    "usr/bin/postdrop": "-rwxr-sr-x 0/850",
+    "usr/bin/rootsuid": "-rwsr-xr-x 0/0",
+    "usr/bin/noexec": "-rwSr----- 850/850",
+    "var/spool/app": "drwxrwx--T 850/850",
+    "var/lib/app": "drwxrwsr-x 850/850",
+    "etc/app/o'd \"d\\": "-rw------- 850/850",
+    "etc/app/two  blanks": "-rw------- 850/850",
+}
+ENTRIES = (
+    Entry("usr/lib/app/launch-helper", 0o4750, b"x", **OF_GROUP),  # type: ignore[arg-type]
+    Entry("usr/bin/postdrop", 0o2755, b"x", **OF_GROUP),  # type: ignore[arg-type]
+    Entry("usr/bin/rootsuid", 0o4755, b"x"),
+    Entry("usr/bin/noexec", 0o4640, b"x", **APP),  # type: ignore[arg-type]
+    Entry("var/spool/app", 0o1770, **APP),  # type: ignore[arg-type]
+    Entry("var/lib/app", 0o2775, **APP),  # type: ignore[arg-type]
+    Entry("etc/app/o'd \"d\\", 0o600, b"x", **APP),  # type: ignore[arg-type]
+    Entry("etc/app/two  blanks", 0o600, b"x", **APP),  # type: ignore[arg-type]
+    Entry("usr/merged", 0o755),
+    Entry("merged", 0o777, target="usr/merged"),
+    Entry("absolute", 0o777, target="/usr/merged"),
+    Entry("etc/app/link", 0o777, target="/etc/passwd"),
+)
+
+
+class Offer:
+    """A mirror with the sample's packages, and those that a test adds to its community."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(sample_mirror("3.23"), folder, copy_function=link)
+        private = rsa.generate_private_key(65537, 2048)
+        self.key = SigningKey("offer.rsa.pub", private)
+        (folder / "keys" / self.key.name).write_bytes(
+            private.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        self.add()
+
+    def add(self, *drafts: Draft) -> None:
+        index = []
+        for draft in drafts:
+            data, fields = write_package(draft, self.key)
+            name = f"{fields['P']}-{fields['V']}.apk"
+            (self.folder / COMMUNITY / name).write_bytes(data)
+            index.append(fields)
+        (self.folder / COMMUNITY / "APKINDEX.tar.gz").unlink()
+        data = write_index(index, self.key, "offer")
+        (self.folder / COMMUNITY / "APKINDEX.tar.gz").write_bytes(data)
+
+
+def link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def package(name: str, *entries: Entry, **scripts: bytes) -> Draft:
+    """A package with these files, and the folders above them."""
+    there = {entry.path for entry in entries}
+    parents = {
+        parent.as_posix() for entry in entries for parent in Path(entry.path).parents if parent.name
+    }
+    folders = [Entry(path, 0o755) for path in sorted(parents - there)]
+    fields = {"P": name, "V": "1.0-r0", "A": "x86_64", "T": "a test", "t": "1767225600", "o": name}
+    fields |= {"D": "busybox", "I": "1000"}  # for scripts; apk unpacks nothing of no size
+    named = {script.replace("_", "-"): text for script, text in scripts.items()}
+    return Draft(
+        fields, [*folders, *sorted(entries, key=lambda e: (e.path.count("/"), e.path))], named
+    )
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Offer:
+    return Offer(tmp_path / "offer")
+
+
+@pytest.fixture
+def project(tmp_path: Path, offer: Offer) -> Iterator[Project]:
+    server = Mirror(offer.folder)
+    project = Project(tmp_path, 1)
+    project.env |= {
+        "BELAY_ALPINE_MIRROR": server.url,
+        "BELAY_ALPINE_KEYS": str(offer.folder / "keys"),
+    }
+    for lock in project.root.glob("apk*.lock"):
+        lock.unlink()
+    yield project
+    server.close()
+
+
+def want(project: Project, *names: str) -> None:
+    with (project.root / "rootfs/world").open("a") as world:
+        world.write("".join(f"{name}\n" for name in names))
+
+
+def lay_over(project: Project, path: str, text: str = "x\n", mode: int = 0o644) -> Path:
+    place = project.root / "rootfs/overlay" / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text)
+    place.chmod(mode)
+    return place
+
+
+def listed(in_container: InContainer, project: Project) -> dict[str, str]:
+    """Mode and owner of each file of the root part."""
+    said = in_container("unsquashfs -lln in/root", root=project.build / "root.squashfs")
+    rows = [line.split(" ", 1) for line in said.splitlines() if "squashfs-root" in line]
+    found = {}
+    for mode, rest in rows:
+        owner = rest.split()[0]
+        found[rest.partition("squashfs-root/")[2].partition(" -> ")[0]] = f"{mode} {owner}"
+    return found
+
+
+def test_modes_and_owners_of_packages_arrive(
+    offer: Offer, project: Project, in_container: InContainer
+) -> None:
+    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER))
+    want(project, "app")
+    # The same file of the overlay is root's; a folder that the root has stays what it is.
+    lay_over(project, "usr/bin/noexec")
+    lay_over(project, "var/spool/app/mine")
+    project.inv("rootfs")
+    found = listed(in_container, project)
+    wanted = {**WANTED, "usr/bin/noexec": "-rw-r--r-- 0/0", "etc/shadow": "-rw-r----- 0/42"}
+    assert {path: found.get(path) for path in wanted} == wanted
+    assert found["var/spool/app/mine"] == "-rw-r--r-- 0/0"
+
+
+def test_the_overlay_may_lie_below_links_of_the_root(
+    offer: Offer, project: Project, in_container: InContainer
+) -> None:
+    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER))
+    want(project, "app")
+    lay_over(project, "merged/sub/one")
+    lay_over(project, "absolute/two")
+    lay_over(project, "etc/app/link", "mine\n")  # takes the place of the link, not of its target
+    project.inv("rootfs")
+    found = listed(in_container, project)
+    assert found["merged"].startswith("lrwx") and found["absolute"].startswith("lrwx")
+    assert {"usr/merged/sub/one", "usr/merged/two"} <= found.keys()
+    assert found["etc/app/link"] == "-rw-r--r-- 0/0"
+    root = project.build / "root.squashfs"
+    passwd = in_container("unsquashfs -cat in/root etc/passwd", root=root)
+    assert passwd.startswith("root:"), "what the link led to is as it was"
+    lay_over(project, "lib/firmware/extra.bin")
+    done = project.run("rootfs")
+    assert done.returncode == 1
+    assert "rootfs/overlay/lib/firmware: what a node has there comes from" in done.stderr
+
+
+def test_modes_and_owners_of_the_overlay_are_asked_for(
+    offer: Offer, project: Project, in_container: InContainer
+) -> None:
+    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER))
+    want(project, "app")
+    lay_over(project, "etc/secret/key", mode=0o600)
+    lay_over(project, "merged/tool", mode=0o755)
+    lay_over(project, "etc/secret/two  blanks", mode=0o600)
+    done = project.run("rootfs")
+    assert done.returncode == 0, done.stderr
+    assert "rootfs/overlay/etc/secret/key and 1 more: only you may read it here" in done.stderr
+    assert listed(in_container, project)["etc/secret/key"] == "-rw-r--r-- 0/0"
+
+    modes = project.root / "rootfs/overlay.modes"
+    modes.write_text(
+        "# what git doesn't keep\n700 root:root etc/secret\n640 root:app etc/secret/key\n"
+        "4755 850:0 /merged/tool\n600 app:app etc/secret/two  blanks\n"
+    )
+    done = project.run("rootfs")
+    assert done.returncode == 0 and "only you may read" not in done.stderr
+    found = listed(in_container, project)
+    wanted = {
+        "etc/secret": "drwx------ 0/0",
+        "etc/secret/key": "-rw-r----- 0/850",
+        "usr/merged/tool": "-rwsr-xr-x 850/0",
+        "etc/secret/two  blanks": "-rw------- 850/850",
+    }
+    assert {path: found.get(path) for path in wanted} == wanted
+
+    for line, said in {
+        "640 root:app etc/nothing": "overlay.modes:1: there is no file or folder etc/nothing in",
+        "rw root:root etc/secret": 'found "rw root:root etc/secret", wanted MODE OWNER:GROUP PATH',
+        "640 nobody-here:root etc/secret/key": "the image has no user nobody-here",
+        "640 root:none etc/secret/key": "the image has no group none",
+    }.items():
+        modes.write_text(f"{line}\n")
+        done = project.run("rootfs")
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_device_files_of_packages_are_refused(offer: Offer, project: Project) -> None:
+    pipe = replace(package("pipe"), scripts={"post-install": b"#!/bin/sh\nmkfifo /var/pipe\n"})
+    offer.add(pipe)
+    want(project, "pipe")
+    done = project.run("rootfs")
+    assert done.returncode == 1
+    assert "a package has var/pipe, which is a device, a pipe or the like" in done.stderr
