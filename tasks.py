@@ -1,7 +1,13 @@
 """The tasks of `inv`: this file is the entry point and, by `__path__`, the package `tasks`."""
 
+import signal
 import sys
 from pathlib import Path
+
+IS_MAIN = __name__ == "__main__"
+CTRL_C = signal.getsignal(signal.SIGINT)
+if IS_MAIN and CTRL_C is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while all is imported, there is nothing to undo
 
 __path__ = [str(Path(__file__).with_suffix(""))]
 
@@ -73,6 +79,13 @@ GROUPS = {
     ),
 }
 
+# Those that say with --dry what they would do, or that change nothing.
+DRY = {
+    *("image", "slot", "rootfs", "modloop", "initramfs", "chroot", "qemu", "netboot", "site.test"),
+    *("upload", "site.publish", "channel.show", "release.verify", "release.diff"),
+    *("doctor", "graph", "explain", "diff"),
+}
+
 namespace = Collection()
 for module in (
     bench,
@@ -93,5 +106,6 @@ for module in (
 for module in (channel, key, node, release, site):
     namespace.add_collection(module.namespace, module.__name__.split(".")[-1])
 
-if __name__ == "__main__":
-    Inv(namespace, GROUPS).run(sys.argv)
+if IS_MAIN:
+    signal.signal(signal.SIGINT, CTRL_C)
+    Inv(namespace, GROUPS, DRY).run(sys.argv)

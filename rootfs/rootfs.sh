@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/owners  in/overlay  in/overlay.modes  in/services  in/updater
-#   in/bytecode.tar
+#   in/chroot.tar  in/chroot.modes  in/overlay  in/overlay.modes  in/services
+#   in/updater  in/bytecode.tar
 #   in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
@@ -140,7 +140,7 @@ chroot "$root" /sbin/rc-update -u
 mv "$root/run/openrc/deptree" "$root/run/openrc/depconfig" "$root/var/cache/rc/"
 rm -rf "${root:?}"/run/*
 
-# In the container all belongs to root. What packages want is in in/owners, but for what lies in the
+# In the container all belongs to root. What packages want is in in/chroot.modes, but for what lies in the
 # overlay: that is root's, where rootfs/overlay.modes doesn't ask for something else.
 id_of() {
 	case $2 in
@@ -165,9 +165,9 @@ LC_ALL=C awk '
 	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }
 	{ path = $0; sub(/^[0-7]+ [0-9]+ [0-9]+ /, "", path) }
 	FILENAME == "/tmp/asked" { mine[path] = 1 }
-	FILENAME == "in/owners" && path in mine { next }
+	FILENAME == "in/chroot.modes" && path in mine { next }
 	{ gsub(/[\\"]/, "\\\\&", path); printf "\"%s\" m %s %s %s\n", path, $1, $2, $3 }
-' /tmp/laid-over /tmp/asked in/owners >/tmp/modes
+' /tmp/laid-over /tmp/asked in/chroot.modes >/tmp/modes
 
 # Not compressed: see docs/adr. -no-exports and -no-xattrs: nobody exports a root, GRUB knows no
 # xattrs.

@@ -18,6 +18,7 @@ from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
 from tasks.core.progress import table
 from tasks.upload import target_of
+from updater.formats import version_key
 
 if TYPE_CHECKING:
     from updater.formats import Channel
@@ -34,8 +35,11 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
     """
     from tasks.releases.make import trusted_keys
     from tasks.releases.publish import channel_names, current_channel
+    from tasks.releases.targets import Folder
 
     target, keys = target_of(load_config(), to), trusted_keys()
+    if isinstance(target, Folder) and not target.folder.is_dir():
+        raise UserError(f"{target.name}: there is no such folder")
     found: list[dict[str, Any]] = []
     for name in channel_names(target):
         try:
@@ -100,6 +104,12 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         raise UserError(f"{place.name} has no channel {source}")
     require_channel(place, target, config.update.channel, new)
     before = current_channel(place, target, keys)
+    if before and version_key(before.version) > version_key(channel.version):
+        raise UserError(
+            f"channel {target} has {before.version}, which is newer than {channel.version}; nodes "
+            f"go back only by an order: ./inv upload --channel {target} --version "
+            f"{channel.version} --downgrade"
+        )
     move_channel(replace(channel, channel=target), before, valid_days, place, signer(key))
     say(f"channel {target} has release {channel.version}")
 

@@ -97,6 +97,8 @@ def publish(
         show_json(asdict(pointer))
     else:
         say(f"channel {channel} has site {version}")
+        if not config.update.site:
+            say("note: nodes of this image take none: site in [update] of image.toml is false")
 
 
 def _check_version(before: Channel, version: str, digest: str) -> None:
@@ -132,6 +134,8 @@ def secret(c: Context, node: str, name: str, file: str = "") -> None:
         data = Path(file).read_bytes() if file else sys.stdin.buffer.read()
     except OSError as error:
         raise UserError(f"--file {file}: {error.strerror}") from None
+    if not data:
+        raise UserError("the secret is empty: give it by --file, or on standard input")
     sealed = encrypted_for(node, data)
     target = FOLDER / "secrets" / node / f"{name}.age"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,8 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     """Make `folder/chroot.tar` of `folder/root.tar`: sorted, without times, with right owners.
 
     Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
-    `folder/vmlinuz`; what else belongs to a boot is left out. `folder/owners` has for what isn't
-    root's, or has special bits: mode, user, group and path. Raises UserError without a kernel.
+    `folder/vmlinuz`; what else belongs to a boot is left out. `folder/chroot.modes` has mode, user,
+    group and path of what isn't root's, or has special bits. Raises UserError without a kernel.
     """
     with (
         tarfile.open(folder / "root.tar") as source,
@@ -70,7 +70,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                 target.write(reader.read() + bytes(-member.size % tarfile.BLOCKSIZE))
         for target in (rest, modules):
             target.write(bytes(2 * tarfile.BLOCKSIZE))
-    (folder / "owners").write_bytes(b"".join(owned))
+    (folder / "chroot.modes").write_bytes(b"".join(owned))
     (folder / "root.tar").unlink()
 
 

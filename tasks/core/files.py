@@ -14,8 +14,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from tasks.core.errors import UserError
 from tasks.core.paths import CACHE
 
 ZEROS = bytes(1 << 20)
@@ -33,6 +34,24 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno in OF_THE_DISK:
             error.filename = str(path)
         raise
+
+
+def read_text(path: Path) -> str:
+    """A text file that people edit. Raises UserError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: {error}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file that people edit; nothing where there is none. Raises UserError."""
+    import tomli
+
+    try:
+        return tomli.loads(read_text(path)) if path.exists() else {}
+    except tomli.TOMLDecodeError as error:
+        raise UserError(f"{path}: is not valid TOML: {error}") from None
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:

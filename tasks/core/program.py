@@ -7,11 +7,15 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import NoReturn
 
 import tomli
 from invoke.collection import Collection
 from invoke.exceptions import Exit, ParseError
+from invoke.parser.argument import Argument
 from invoke.parser.context import ParserContext
 from invoke.program import Program
 
@@ -37,21 +41,42 @@ README.md              what Belay is, and how to begin
 class Inv(Program):
     """The tasks of `namespace`, listed in `groups` by the names that a user types."""
 
-    def __init__(self, namespace: Collection, groups: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self,
+        namespace: Collection,
+        groups: Mapping[str, Sequence[str]],
+        dry: Container[str] = frozenset(),
+    ) -> None:
         super().__init__(name="Belay", binary="./inv", binary_names=["inv"], namespace=namespace)
         self.groups = groups
+        self.dry = dry  # the tasks that heed --dry, or change nothing
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
         """Run the tasks that the command line names. What a user can put right has no traceback."""
+        for name in ("stdout", "stderr"):  # a program may be started without them
+            if getattr(sys, name) is None:
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         try:
             super().run(argv, exit)
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads has seen enough, as in `./inv --list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(BROKEN_PIPE)
+            self._give_up_stdout(BROKEN_PIPE)
+        except OSError as error:  # the output itself can't be written
+            print(f"the output can't be written: {error.strerror}", file=sys.stderr)
+            self._give_up_stdout(1)
+
+    @staticmethod
+    def _give_up_stdout(code: int) -> NoReturn:
+        """End without another try to write what is left for the output."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(code)
 
     def execute(self) -> None:
         """Run the tasks."""
+        if self.args.dry.value:
+            for task in self.tasks:
+                if (name := _typed(task)) not in self.dry:
+                    raise UserError(f"./inv {name} knows no --dry; nothing was done")
         try:
             super().execute()
             sys.stdout.flush()
@@ -71,7 +96,10 @@ class Inv(Program):
     def parse_tasks(self) -> None:
         """Parse the command line."""
         words = self.core.unparsed
+        if words[:1] == ["help"]:
+            words = [*words[1:], "--help"] if words[1:] else []
         self._check_name(words)
+        self._check_options(words)
         if isinstance(asked := self.args.help.value, str):
             self._check_name([asked])
         asks = any(word in ("--help", "-h") for word in words)  # even where a value is expected
@@ -89,6 +117,35 @@ class Inv(Program):
             nearest = _nearest(words[0], self._task_names())
             raise UserError(f'there is no task "{words[0]}"; {nearest}./inv lists them all')
 
+    def _check_options(self, words: Sequence[str]) -> None:
+        """Raise UserError where an option is none of the tasks that are named.
+
+        Where a value is expected, invoke takes whatever comes: it would blame the next word.
+        """
+        # A copy: invoke takes the help out of tasks as it reads them.
+        contexts = {
+            name: context
+            for context in deepcopy(self.collection).to_contexts()
+            for name in (str(context.name), *context.aliases)
+        }
+        named = [contexts[word] for word in words if word in contexts]
+        known: dict[str, Argument] = {}
+        for context in named:
+            known |= context.flags
+            known |= dict.fromkeys(context.inverse_flags, Argument("inverse", kind=bool))
+        known |= self.initial_context.flags
+        is_value = False
+        for word in words:
+            flag, equals, _ = word.partition("=")
+            if word.startswith("--") and not is_value and flag not in known and named:
+                task = _typed(named[0])
+                raise UserError(
+                    f'./inv {task} doesn\'t know "{flag}"; '
+                    f"{_nearest(flag, named[0].flags)}see: ./inv {task} --help"
+                )
+            argument = known.get(flag) if not is_value else None
+            is_value = bool(argument and argument.takes_value and not equals)
+
     def _task_names(self) -> list[str]:
         names = self.collection.task_names
         return [*names, *(name for others in names.values() for name in others)]
@@ -100,7 +157,7 @@ class Inv(Program):
             return f"{text} ./inv lists all tasks"
         task = _typed(context)
         if missing := context.missing_positional_args:
-            wanted = ", ".join(f"--{arg.names[0]}, {arg.help}" for arg in missing)
+            wanted = "; and ".join(f"--{arg.names[0]}: {arg.help}" for arg in missing)
             return f"./inv {task} wants {wanted}"
         if "No idea what" in text:
             word = text.split("'")[1]
@@ -153,5 +210,5 @@ def _typed(context: ParserContext) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return f'did you mean "{near[0]}"? ' if near else ""

@@ -10,6 +10,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tasks.core.errors import UserError
+
 LEFT_BEHIND = {"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 _KEPT = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
 
@@ -23,6 +25,8 @@ def files_below(folder: Path) -> list[Path]:
             for path in folder.rglob("*")
             if not LEFT_BEHIND & set(path.relative_to(folder).parts)
         ]
+    if odd := [path for path in found if "\n" in path.name]:
+        raise UserError(f"{str(odd[0])!r}: its name has a newline in it; give it another one")
     # One that was deleted is tracked still; a repository inside is no file.
     return sorted(path for path in found if path.is_symlink() or path.is_file())
 

@@ -29,9 +29,15 @@ def settings() -> dict[str, str]:
 
     pip's own `config list` heeds those files: with `user = true` it leaves most of them out.
     """
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PIP_") or name == "PIP_CONFIG_FILE"
+    }
     said = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "debug"], check=True, capture_output=True, text=True
-    ).stdout
+        [sys.executable, "-m", "pip", "config", "debug"],
+        check=False, capture_output=True, text=True, env=environ,
+    ).stdout  # fmt: skip
     files: list[tuple[int, str]] = []
     kind = ""
     for line in said.splitlines():
@@ -78,7 +84,14 @@ def main(requirements: Path) -> int:
     environ = {**settings(), **environ, "PIP_CONFIG_FILE": os.devnull}
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     how = ["--require-hashes", "--only-binary", ":all:", "--requirement", str(wanted)]
-    return subprocess.run([*pip, *how], env=environ, stdout=sys.stderr, check=False).returncode
+    code = subprocess.run([*pip, *how], env=environ, stdout=sys.stderr, check=False).returncode
+    if code:
+        print(
+            "inv: what requirements.txt names could not be installed: pip says why above. It needs "
+            "a network once; for a proxy or an index of your own: PIP_PROXY, PIP_INDEX_URL",
+            file=sys.stderr,
+        )
+    return code
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.errors import UserError
-from tasks.core.files import folder_for, remove_tree, write_atomically, write_private
+from tasks.core.files import folder_for, read_toml, remove_tree, write_atomically, write_private
 from tasks.core.paths import PROJECT
 
 INVENTORY = PROJECT / "site" / "inventory.toml"
@@ -69,7 +69,7 @@ def new_identity(name: str, folder: Path, holders: str) -> Identity:
 def check_name(name: str) -> None:
     """Raise UserError where a node can't be called that."""
     if not NAME.fullmatch(name):
-        raise UserError(f'"{name}" is no name for a node; wanted letters, digits, dashes')
+        raise UserError(f'"{name}" is no name for a node; wanted up to 63 letters, digits, dashes')
 
 
 def age() -> Any:
@@ -121,12 +121,7 @@ def holders_of_keys(file: str) -> str:
 
 def check_inventory(name: str, again: bool = False, inventory: Path = INVENTORY) -> bool:
     """Whether a node is in the inventory. Raises UserError where its keys would be lost."""
-    import tomli
-
-    try:
-        nodes = tomli.loads(inventory.read_text() if inventory.exists() else "").get("nodes", {})
-    except tomli.TOMLDecodeError as error:
-        raise UserError(f"{inventory}: is not valid TOML: {error}") from None
+    nodes = read_toml(inventory).get("nodes", {})
     if {"host_key", "age"} & nodes.get(name, {}).keys() and not again:
         raise UserError(
             f"{inventory}: node {name} has keys there already; to write its files, or to give it "

@@ -12,6 +12,7 @@ from typing import Protocol
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.host import require_program
+from tasks.core.paths import CACHE
 from tasks.disk.layout import NODE_MIB
 from tasks.disk.table import read_table
 
@@ -68,6 +69,11 @@ class Device:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
+        if path.resolve().is_relative_to(CACHE):
+            raise UserError(
+                f"{path} leads into the cache, and so into every image that has it: make an image "
+                "for this node: ./inv node.image NAME; or write to a copy"
+            )
         mode = path.stat().st_mode
         if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
             raise UserError(f"{path} is no disk")

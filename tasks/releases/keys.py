@@ -37,8 +37,11 @@ def new_key(name: str, public: Path = PUBLIC) -> tuple[Path, Path]:
     pair.secret_key.untrusted_comment = f"belay release key {name}"
     pair.public_key.untrusted_comment = f"belay release key {name}"
     passphrase = _passphrase(f"passphrase for the new key {name}: ", confirm=True)
-    if passphrase:
-        pair.secret_key.encrypt(passphrase)
+    if not passphrase:
+        raise UserError(
+            "the passphrase is empty: whoever copied the key could decide what your nodes run"
+        )
+    pair.secret_key.encrypt(passphrase)
     write_private(secret_file, bytes(pair.secret_key))
     write_atomically(public_file, bytes(pair.public_key))
     return secret_file, public_file
@@ -80,10 +83,17 @@ def signed(key: SecretKey, data: bytes, comment: str) -> bytes:
 
 def _key_file(name: str) -> Path:
     folder = private_keys()
-    names = [name] if name else public_names()
+    trusted = public_names()
+    if name and name not in trusted:
+        raise UserError(
+            f"--key {name}: this tree trusts no such key, and nodes would refuse what it signs; "
+            f"it trusts: {', '.join(trusted) or 'none'}"
+        )
+    names = [name] if name else trusted
     files = [path for path in (folder / f"{one}.key" for one in names) if path.exists()]
     if not files:
-        raise UserError(f"{folder} has no private key of this image; make one: ./inv key.new")
+        wanted = ", ".join(names) or "none; make one: ./inv key.new"
+        raise UserError(f"{folder} has no private key of this image, which trusts: {wanted}")
     if len(files) > 1:
         raise UserError(f"{folder} has several keys; choose one: --key {files[0].stem}")
     return files[0]
@@ -112,7 +122,10 @@ def _passphrase(prompt: str, confirm: bool = False) -> str:
             command, shell=True, capture_output=True, text=True, check=False, timeout=120
         )
         if done.returncode:
-            raise UserError(f"BELAY_PASSPHRASE_COMMAND failed:\n{done.stderr}")
+            why = f"exit code {done.returncode}: {done.stderr.strip() or 'it said nothing'}"
+            raise UserError(f"BELAY_PASSPHRASE_COMMAND failed with {why}")
+        if not done.stdout.strip("\n"):
+            raise UserError("BELAY_PASSPHRASE_COMMAND printed no passphrase")
         return done.stdout.rstrip("\n")
     if not sys.stdin.isatty():
         raise UserError(

@@ -7,10 +7,8 @@ import os
 import tarfile
 from pathlib import Path
 
-import tomli
-
 from tasks.core.errors import UserError
-from tasks.core.files import gzipped
+from tasks.core.files import gzipped, read_text, read_toml
 from tasks.core.paths import PROJECT
 from tasks.core.sources import files_below
 from updater.formats import VERSION
@@ -22,7 +20,7 @@ FOLDER = PROJECT / "site"
 def site_version(folder: Path = FOLDER) -> str:
     """The version in the site's own file. Raises UserError where it is none."""
     file = folder / "version"
-    version = file.read_text().strip() if file.exists() else ""
+    version = read_text(file).strip() if file.exists() else ""
     if not VERSION.fullmatch(version):
         raise UserError(f'{file}: found "{version}", wanted a version like 1.2.3')
     return version
@@ -31,6 +29,7 @@ def site_version(folder: Path = FOLDER) -> str:
 def build_site(folder: Path = FOLDER) -> bytes:
     """The archive of a site. Raises UserError where nodes would refuse it."""
     site_version(folder)
+    read_toml(folder / "inventory.toml")  # nodes could not read it, either
     if not os.access(folder / "apply", os.X_OK):
         raise UserError(f"{folder / 'apply'}: a site needs this program, and it must be executable")
     buffer = io.BytesIO()
@@ -62,7 +61,7 @@ def encrypted_for(node: str, data: bytes, folder: Path = FOLDER) -> bytes:
 
     pyrage = age()
     inventory = folder / "inventory.toml"
-    entry = tomli.loads(inventory.read_text()).get("nodes", {}).get(node, {})
+    entry = read_toml(inventory).get("nodes", {}).get(node, {})
     try:
         key = pyrage.x25519.Recipient.from_str(entry.get("age", ""))
     except pyrage.RecipientError:

@@ -15,6 +15,7 @@ from tasks.alpine.mirror import INDEX
 from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
+from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
@@ -29,7 +30,7 @@ WORLD_FILE = PROJECT / "rootfs" / "world"
 
 def system_world(config: Config) -> tuple[str, ...]:
     """The packages of the node: those of `rootfs/world`, and the kernel."""
-    lines = WORLD_FILE.read_text().splitlines()
+    lines = read_text(WORLD_FILE).splitlines()
     words = [word for line in lines for word in line.split("#")[0].split()]
     return (*words, f"linux-{config.alpine.kernel}")
 
@@ -54,7 +55,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
 
 CHROOT = Result("chroot", "chroot.tar")
 MODULES = Result("chroot", "modules.tar")
-OWNERS = Result("chroot", "owners")
+CHROOT_MODES = Result("chroot", "chroot.modes")
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
@@ -70,7 +71,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar", "modules.tar", "vmlinuz", "owners"),
+        outputs=("chroot.tar", "modules.tar", "vmlinuz", "chroot.modes"),
         finish=pack_chroot,
     )
 
@@ -173,7 +174,7 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
             "chroot.tar": CHROOT,
             "overlay": folder / "overlay",
             "overlay.modes": Content(script_lines(read_modes())),
-            "owners": OWNERS,
+            "chroot.modes": CHROOT_MODES,
             "services": folder / "services",
             "updater": PROJECT / "updater",
             "bytecode.tar": Result("bytecode", "bytecode.tar"),

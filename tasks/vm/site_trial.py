@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import tomli
-
 from tasks.core.errors import UserError
+from tasks.core.files import read_toml
 from tasks.core.progress import Progress
 from tasks.nodes.identity import PRIVATE
 from tasks.releases.site import FOLDER, build_site
@@ -32,7 +31,7 @@ _TOUCHED = (
 
 def nodes_of_site(only: str = "") -> list[str]:
     """The nodes of the inventory, or `only` one of them. Raises UserError where there is none."""
-    nodes = list(tomli.loads((FOLDER / "inventory.toml").read_text()).get("nodes", {}))
+    nodes = list(read_toml(FOLDER / "inventory.toml").get("nodes", {}))
     if not nodes or (only and only not in nodes):
         wanted = f"no node {only}; it has: {', '.join(nodes)}" if only else "no nodes"
         raise UserError(f"{FOLDER / 'inventory.toml'} has {wanted}")
@@ -41,8 +40,7 @@ def nodes_of_site(only: str = "") -> list[str]:
 
 def has_nodes() -> bool:
     """Whether the inventory has nodes on which the site could be tried."""
-    inventory = FOLDER / "inventory.toml"
-    return inventory.exists() and bool(tomli.loads(inventory.read_text()).get("nodes"))
+    return bool(read_toml(FOLDER / "inventory.toml").get("nodes"))
 
 
 def try_site(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pexpect
 import pytest
 
+from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 from tasks.engines.bubblewrap import bwrap_path
+from tasks.nodes.places import open_place
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -31,13 +37,20 @@ WORDS = {
     "imgae --help": 'there is no task "imgae"; did you mean "image"?',
     "image --froce": './inv image doesn\'t know "--froce"; did you mean "--force"?',
     "image qemuu": './inv image doesn\'t know "qemuu"; did you mean "qemu"?',
-    "release": "./inv release wants --tag, the git tag of the release",
-    "upload --unverified": "./inv upload wants --channel, the channel",
+    "image --slto": './inv image doesn\'t know "--slto"; see: ./inv image --help',
+    "upload --chanel stable": './inv upload doesn\'t know "--chanel"; did you mean "--channel"?',
+    "release --tga v1.0.0": './inv release doesn\'t know "--tga"; did you mean "--tag"?',
+    "node.new --key x crag-9": './inv node.new doesn\'t know "--key"; did you mean "--keys"?',
+    "--dry clean": "./inv clean knows no --dry; nothing was done",
+    "--dry key.new": "./inv key.new knows no --dry; nothing was done",
+    "release": "./inv release wants --tag: the git tag of the release",
+    "upload --unverified": "./inv upload wants --channel: the channel",
+    "channel.promote": "wants --source: the channel that has the release, such as beta; and --tar",
     "qemu --slot": "--slot: a value is missing; see: ./inv qemu --help",
     "graph --svg /nope/g.svg": "/nope/g.svg: there is no such file or folder",
     "node.new crag-9 --usb /dev/sdzz": "/dev/sdzz: there is no such folder or device; plug the",
     "node.new crag-9 --usb /nope": "/nope: there is no such folder or device; plug the stick in",
-    "node.new two.words": '"two.words" is no name for a node; wanted letters, digits, dashes',
+    "node.new two.words": '"two.words" is no name for a node; wanted up to 63 letters, digits',
     "node.write crag-9 --to /tmp": "there are no files of a node; inv node.new crag-9 makes them",
     "shell knot": 'there is no step "knot"; there are: chroot',
 }
@@ -103,6 +116,49 @@ def test_the_end_of_the_input_is_no_answer(inv: Inv, tmp_path: Path) -> None:
     console.close()
     assert console.exitstatus == 1 and "Traceback" not in str(console.before)
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--list >/dev/full", "the output can't be written: No space left on device\ncode 1\n"),
+        ("--list >&-", "code 0\n"),
+        ("help image >/dev/null", "code 0\n"),
+    ],
+)
+def test_an_output_that_cannot_be_written(words: str, said: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{PROJECT}/inv {words}; echo code $? >&2"],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == said
+
+
+def test_ctrl_c_at_the_very_start_has_no_traceback(inv: Inv) -> None:
+    for wait_s in (0.02, 0.08, 0.14):
+        process = subprocess.Popen(
+            [PROJECT / "inv", "--list"], env=inv.env, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(wait_s)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+
+
+def test_a_disk_image_of_the_cache_takes_no_keys(inv: Inv) -> None:
+    """It is in build/ by a link, and in every image that has the same inputs."""
+    inv.succeeds("image")
+    image = (inv.build / "disk.img").resolve()
+    before = image.stat().st_mtime_ns
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match=r"leads into the cache.* make an image for this node"),
+    ):
+        patch.setattr("tasks.nodes.places.CACHE", inv.cache)
+        open_place(str(inv.build / "disk.img"))
+    assert image.stat().st_mtime_ns == before
 
 
 def test_who_reads_may_go_away() -> None:
