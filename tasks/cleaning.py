@@ -6,10 +6,10 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.config import MIB
-from tasks.core.files import DAY_S, remove_tree
+from tasks.core.files import DAY_S, in_use, remove_tree
 from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD, CACHE
+from tasks.core.paths import BUILD, CACHE, KEPT, RUNS
 from tasks.core.progress import human_size
 
 KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
@@ -29,7 +29,8 @@ def clean(c: Context, older: str = "", keep: str = "", json: bool = False) -> No
     older_s = whole_number("older", older, 1, 36500, "days") * DAY_S if older else None
     keep_bytes = whole_number("keep", keep, 1, 1 << 30, "MiB") * MIB if keep else None
     if older_s is None and keep_bytes is None:
-        remove_tree(BUILD)
+        with in_use(KEPT / RUNS, f"a machine of inv qemu runs from {KEPT}: end it first"):
+            remove_tree(BUILD)
         if json:
             show_json([])
         say(f"removed {BUILD}; the cache stays: {CACHE}, {human_size(size_of_all())}")
@@ -40,4 +41,4 @@ def clean(c: Context, older: str = "", keep: str = "", json: bool = False) -> No
         show_json([{"path": str(e.path), "size": e.size, "used": e.used} for e in gone])
     else:
         total = human_size(sum(entry.size for entry in gone))
-        say(f"removed {len(gone)} things from {CACHE}, {total}")
+        say(f"removed {len(gone)} things from {CACHE}, {total}; those of the last hour stay")

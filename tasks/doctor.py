@@ -17,6 +17,7 @@ from invoke.tasks import task
 from tasks.cleaning import KEEP_MIB
 from tasks.core.config import MIB, load_config
 from tasks.core.errors import UserError
+from tasks.core.git import git
 from tasks.core.host import TESTS_USE, install_command, missing_programs
 from tasks.core.output import say, show_json
 from tasks.core.paths import CACHE, PROJECT
@@ -58,6 +59,7 @@ def findings() -> Iterator[Finding]:
         if free_mib >= FREE_MIB
         else Finding("disk space", "wrong", f"{free_mib} MiB free", f"make {FREE_MIB} MiB free")
     )
+    yield _git()
     engine = "auto"
     try:
         config = load_config()
@@ -116,6 +118,17 @@ def _virtual_machines() -> Finding:
     return Finding("virtual machines", "ok", how)
 
 
+def _git() -> Finding:
+    """Releases are of git tags, and what git ignores doesn't count."""
+    try:
+        version = git("--version") or ""
+        git("rev-parse", "--show-toplevel")
+    except UserError as error:
+        found, _, remedy = str(error).partition("; " if "; " in str(error) else "\n")
+        return Finding("git", "missing", f"{found}: no releases can be made", remedy)
+    return Finding("git", "ok", version.removeprefix("git version "))
+
+
 def _other_programs() -> Finding:
     """What single tasks need, and the tests."""
     subject = "other programs"
@@ -130,8 +143,8 @@ def _cache() -> Finding:
     from tasks.core.cache import size_of_all
 
     size = size_of_all()
-    remedy = f"./inv clean --keep {KEEP_MIB}" if size > KEEP_MIB * MIB else ""
-    return Finding("cache", "ok", f"{human_size(size)} in {CACHE}", remedy)
+    smaller = f"; ./inv clean --keep {KEEP_MIB} makes it smaller" if size > KEEP_MIB * MIB else ""
+    return Finding("cache", "ok", f"{human_size(size)} in {CACHE}{smaller}")
 
 
 @task(help={"json": "print the findings as JSON"})

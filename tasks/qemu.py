@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,17 @@ from invoke.tasks import task
 from tasks.build import build
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse
+from tasks.core.files import copy_sparse, in_use
 from tasks.core.options import whole_number
 from tasks.core.output import say
-from tasks.core.paths import BUILD
+from tasks.core.paths import BUILD, KEPT, RUNS
 from updater.grubenv import SLOTS
 
 if TYPE_CHECKING:
     from tasks.vm.hardware import Hardware
 
-KEPT = BUILD / "qemu"
 EMPTY_DISK = 1 << 30
+KEEPS = "another machine of inv qemu --keep runs from the same disk: end it first"
 MEMORY_LEAST_MIB = 128  # with less, nothing ever comes on the console
 
 
@@ -71,7 +72,11 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         if c.config.run.dry:
             return
     KEPT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch:
+    with (
+        in_use(KEPT / RUNS, "inv clean is removing build/: run this again", shared=True),
+        in_use(KEPT / ".keeps", KEEPS) if keep else nullcontext(),
+        tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch,
+    ):
         folder = KEPT if keep else Path(scratch)
         disk = folder / "disk.img"
         if not disk.exists():
@@ -115,8 +120,10 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
 
     if not build_netboot(c, config):
         return 0
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch:
+    with (
+        in_use(KEPT / RUNS, "inv clean is removing build/: run this again", shared=True),
+        tempfile.TemporaryDirectory(dir=KEPT, prefix="once-") as scratch,
+    ):
         folder = Path(scratch)
         disk = folder / "disk.img"
         with disk.open("wb") as file:

@@ -25,6 +25,7 @@ from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
 
 
@@ -98,7 +99,7 @@ class Boot:
     )
     features: tuple[str, ...] = _texts(
         ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
-    )
+    )  # "belay" among them: see _check_together
     packages: tuple[str, ...] = _packages()
 
 
@@ -134,7 +135,11 @@ class Update:
     channel: str = _text("stable", NAME.pattern, "small letters, digits, . _ -")
     rate: int = _whole(0, 0, 1 << 40)
     interval_s: int = _whole(3600, 10, 366 * 86400)
-    window: str = _text("", r"(\d{1,2}-\d{1,2})?", "hours like 22-4, or nothing")
+    window: str = _text(
+        "",
+        rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
+        "two different hours from 0 to 23, like 22-4, or nothing",
+    )
     network: bool = False
     deadline_s: int = _whole(300, 10, 86400)
     boot_s: int = _whole(600, 60, 86400)
@@ -216,7 +221,11 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
                 given[key] = _checked(value, section, key, partial(str, f"{name}:"))
         sections[section] = cls(**given)
-    return Config(**sections)
+    config = Config(**sections)
+    if "belay" not in config.boot.features:
+        where = _place(path, text, "boot", "features")
+        raise UserError(f'{where} features: wanted "belay" among them: it finds and starts a slot')
+    return config
 
 
 def _check_environment(environ: Mapping[str, str]) -> None:
@@ -224,8 +233,10 @@ def _check_environment(environ: Mapping[str, str]) -> None:
     keys = {_variable(section, key) for section in SECTIONS for key in _fields(section)}
     for name in sorted(environ):
         if name.startswith("BELAY_") and name not in keys | VARIABLES:
-            nearest = _nearest(name, keys | VARIABLES, "they are listed in docs/settings.md")
-            raise UserError(f"{name}: there is no such variable; {nearest}")
+            own = {known.removeprefix("BELAY_") for known in keys | VARIABLES}
+            near = difflib.get_close_matches(name.removeprefix("BELAY_"), own, n=1, cutoff=0.7)
+            hint = f'did you mean "BELAY_{near[0]}"?' if near else "see docs/settings.md"
+            raise UserError(f"{name}: there is no such variable; {hint}")
 
 
 def _variable(section: str, key: str) -> str:
@@ -248,10 +259,10 @@ def _place(path: Path, text: str, section: str, key: str = "") -> str:
     return f"{path.name}: [{section}]"
 
 
-def _nearest(word: str, known: Iterable[str], otherwise: str = "") -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return f'did you mean "{near[0]}"?' if near else otherwise or f"known are: {', '.join(names)}"
+    return f'did you mean "{near[0]}"?' if near else f"known are: {', '.join(names)}"
 
 
 def _from_text(text: str, wanted: Any) -> object:

@@ -111,6 +111,18 @@ def only_one(name: str) -> Iterator[None]:
 
 
 @contextmanager
+def in_use(place: Path, what: str, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `place`, alone or `shared`. Raises UserError with `what` if others do."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(what) from None
+        yield
+
+
+@contextmanager
 def folder_for(place: Path) -> Iterator[Path]:
     """A scratch folder that becomes `place` when the block ends well, and is gone otherwise.
 

@@ -17,6 +17,8 @@ VARIABLES = {
 PROJECT = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("BELAY_OUTPUT") or PROJECT / "build").resolve()
 LOGS = BUILD / "log"
+KEPT = BUILD / "qemu"  # disks of machines that `inv qemu` runs
+RUNS = ".runs"  # there: whoever runs one holds it
 CONFIG_FILE = PROJECT / "image.toml"
 LOCK_FILE = Path(os.environ.get("BELAY_LOCK") or PROJECT / "apk.lock").resolve()
 

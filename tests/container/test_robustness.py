@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -200,6 +201,16 @@ def test_clean_says_how_large_the_cache_is_and_how_to_prune_it(inv: Inv) -> None
     assert not inv.build.exists()
     assert f"the cache stays: {inv.cache}, " in done.stderr and " MiB\n" in done.stderr
     assert "./inv clean --keep 4096" in done.stderr
+
+
+def test_clean_leaves_the_disk_of_a_machine_that_runs(inv: Inv) -> None:
+    (inv.build / "qemu").mkdir(parents=True)
+    with (inv.build / "qemu/.runs").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        said = inv.fails("clean")
+    assert "a machine of inv qemu runs from" in said and inv.build.exists()
+    inv.succeeds("clean")
+    assert not inv.build.exists()
 
 
 def test_python_compiles_nothing_on_the_node(artefacts: Path, in_container: InContainer) -> None:

@@ -28,10 +28,10 @@ def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     text = '[alpine]\nkernel = "virt"\n'
     environ = {"BELAY_ALPINE_KERNEL": "lts", "BELAY_DISK_SLOT_MIB": "64"}
-    config = load(tmp_path, text, **environ, BELAY_BOOT_FEATURES="base usb")
+    config = load(tmp_path, text, **environ, BELAY_BOOT_FEATURES="belay usb")
     assert config.alpine.kernel == "lts"
     assert config.disk.slot_mib == 64
-    assert config.boot.features == ("base", "usb")
+    assert config.boot.features == ("belay", "usb")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,9 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("[alpine]\nmirror = 'ftp://x'\n", '"auto", "sample", or an http(s) URL'),
         ("[boot]\nfeatures = 'usb'\n", 'wanted a list of strings: ["a", "b"]'),
         ("[boot]\ncmdline = 'a; reboot'\n", "without quotes, shell characters"),
+        ("[boot]\nfeatures = ['ata']\n", 'image.toml:2: [boot] features: wanted "belay" among'),
+        ("[update]\nwindow = '25-4'\n", "two different hours from 0 to 23, like 22-4"),
+        ("[update]\nwindow = '22-22'\n", "two different hours from 0 to 23, like 22-4"),
         ("[boot]\ncmdline = '#quiet'\n", "and words that begin with #"),
         ("[boot]\ncmdline = 'quiet #debug'\n", "and words that begin with #"),
         ("[boot]\ncmdline = 'a\tb'\n", "at most 1500 ASCII characters"),
@@ -78,6 +81,16 @@ def test_a_variable_that_is_none_is_refused(tmp_path: Path, name: str, nearest: 
     with pytest.raises(UserError) as caught:
         load(tmp_path, "", **{name: "locked"})
     assert str(caught.value) == f'{name}: there is no such variable; did you mean "{nearest}"?'
+
+
+def test_a_variable_that_is_like_none_is_refused_without_a_guess(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="BELAY_FOO: there is no such variable; see docs/settings"):
+        load(tmp_path, "", BELAY_FOO="1")
+
+
+@pytest.mark.parametrize("window", ["22-4", "0-23", "2-22", "1-10"])
+def test_windows(tmp_path: Path, window: str) -> None:
+    assert load(tmp_path, f"[update]\nwindow = '{window}'\n").update.window == window
 
 
 def test_variables_that_are_no_settings_are_known(tmp_path: Path) -> None:
