@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,11 @@ def render(lock: Lock) -> str:
     """The file."""
     lines = [HEADER]
     lines += [f"{name} = {_toml(getattr(lock, name))}" for name in ("release", "arch", "source")]
-    lines += ["", "[index]", *(f"{name} = {_toml(h)}" for name, h in sorted(lock.indexes.items()))]
+    lines += [
+        "",
+        "[index]",
+        *(f"{_key(name)} = {_toml(h)}" for name, h in sorted(lock.indexes.items())),
+    ]
     lines += ["", "[world]", *(f"{name} = {_toml(w)}" for name, w in sorted(lock.wanted.items()))]
     for world, packages in sorted(lock.packages.items()):
         lines += ["", f"[packages.{world}]"]
@@ -76,6 +81,11 @@ def render(lock: Lock) -> str:
             for p in packages
         ]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """A key in TOML: only some names need no quotes."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: Any) -> str:

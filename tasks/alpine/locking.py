@@ -21,7 +21,7 @@ from tasks.alpine.mirror import (
     mirror_of,
     same_source,
 )
-from tasks.core.config import Alpine
+from tasks.core.config import EDGE, Alpine
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.paths import CACHE
@@ -145,6 +145,8 @@ def make_lock(
 
 def _check_release(alpine: Alpine, solution: _Solution) -> None:
     """Where one release is asked for, the mirror must have it: it keeps only the newest."""
+    if alpine.release == EDGE:
+        return
     found = (version for some in solution.versions.values() for version in some)
     for name, version in found:
         release = version.rpartition("-r")[0]

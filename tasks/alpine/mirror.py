@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import time
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.cache import mark_used
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
+from tasks.core.files import folder_for
 from tasks.core.output import say
 from tasks.core.paths import CACHE, PROJECT
 
@@ -161,10 +164,30 @@ def mirror_of(alpine: Alpine, source: str) -> Mirror:
 
         folder = sample_mirror(alpine.release)
         return Mirror(str(folder), folder / "keys", SAMPLE)
-    keys = PROJECT / alpine.keys if alpine.keys else ALPINE_KEYS
-    if not any(keys.glob("*.pub")):
-        raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {keys}")
-    return Mirror(source, keys, without_password(source))
+    return Mirror(source, trusted_keys(alpine), without_password(source))
+
+
+def trusted_keys(alpine: Alpine) -> Path:
+    """A folder with the keys by which packages are trusted: Alpine's, and those of the project."""
+    if not alpine.keys:
+        return ALPINE_KEYS
+    own = PROJECT / alpine.keys
+    found = {path.name: path.read_bytes() for path in sorted(ALPINE_KEYS.glob("*.pub"))}
+    added = {path.name: path.read_bytes() for path in sorted(own.glob("*.pub"))}
+    if not added:
+        raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {own}")
+    for name in found.keys() & added.keys():
+        if found[name] != added[name]:
+            raise UserError(f"{own / name}: Alpine has another key of that name; rename this one")
+    found |= added
+    digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+    place = CACHE / "keys" / digest[:16]
+    if not place.is_dir():
+        with folder_for(place) as folder:
+            for name, data in found.items():
+                (folder / name).write_bytes(data)
+    mark_used(place)
+    return place
 
 
 def same_source(alpine: Alpine, source: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.core.files import only_one, remove_tree
 from tasks.core.paths import CACHE
 
-KINDS = ("results", "containers", "worlds", "apk", "packages", "chunks")
+KINDS = ("results", "containers", "worlds", "apk", "keys", "packages", "chunks")
 # A build that runs right now may count on what it has just found.
 SAFE_FOR_S = 3600.0
 

@@ -25,6 +25,7 @@ from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+EDGE = "edge"  # Alpine's rolling branch
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
 
@@ -60,20 +61,24 @@ class Os:
 class Alpine:
     """Which Alpine it is built from."""
 
-    release: str = _text("3.23", r"\d+\.\d+(\.\d+)?", "a release like 3.23 or 3.23.6")
+    release: str = _text("3.23", r"\d+\.\d+(\.\d+)?|edge", "a release like 3.23 or 3.23.6, or edge")
     arch: Literal["x86_64"] = "x86_64"
     mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
     archive: str = _text("", r"(https?://\S+)?", "an http(s) URL, or nothing")
     repositories: tuple[str, ...] = _texts(
-        ("main", "community"), r"[a-z]+", 'names of repositories, like "main"'
+        ("main", "community"),
+        r"[a-z0-9][a-z0-9._-]*",
+        'names of repositories, like "main"',
     )
     kernel: Literal["virt", "lts"] = "virt"
     available: tuple[str, ...] = _packages()
 
     @property
     def branch(self) -> str:
-        """The release's branch as mirrors spell it: `v3.23`, for 3.23.6 too."""
+        """The release's branch as mirrors spell it: `v3.23`, for 3.23.6 too; or `edge`."""
+        if self.release == EDGE:
+            return EDGE
         return "v" + ".".join(self.release.split(".")[:2])
 
 

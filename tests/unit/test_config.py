@@ -97,6 +97,13 @@ def test_variables_that_are_no_settings_are_known(tmp_path: Path) -> None:
     assert load(tmp_path, "", BELAY_CACHE="/c", BELAY_PASSPHRASE="p") == Config()
 
 
+def test_the_rolling_branch_and_any_repository(tmp_path: Path) -> None:
+    text = "[alpine]\nrelease = 'edge'\nrepositories = ['main', 'my-own2.x']\n"
+    config = load(tmp_path, text)
+    assert config.alpine.branch == "edge"
+    assert config.alpine.repositories == ("main", "my-own2.x")
+
+
 def test_words_of_the_kernel_may_have_a_number_sign_inside(tmp_path: Path) -> None:
     assert load(tmp_path, "[boot]\ncmdline = 'a=#1 b'\n").boot.cmdline == "a=#1 b"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasks.alpine.lock import Lock, LockedPackage, read_lock, render, write_lock
 from tasks.alpine.locking import changes
+from tasks.alpine.mirror import ALPINE_KEYS, trusted_keys
+from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 
 LOCK = Lock(
@@ -28,6 +31,32 @@ LOCK = Lock(
 def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_lock(tmp_path / "apk.lock", LOCK)
     assert read_lock(tmp_path / "apk.lock") == LOCK
+
+
+def test_a_repository_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    lock = replace(LOCK, indexes={"main": "aa", "my.own": "bb", "3rd": "cc"})
+    write_lock(tmp_path / "apk.lock", lock)
+    assert read_lock(tmp_path / "apk.lock") == lock
+    assert "main = " in render(lock), "as it always was"
+
+
+def test_the_projects_keys_are_trusted_beside_alpines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tasks.alpine.mirror", "tasks.core.files", "tasks.core.cache"):
+        monkeypatch.setattr(f"{module}.CACHE", tmp_path / "cache")
+    (tmp_path / "mine").mkdir()
+    own = Alpine(keys=str(tmp_path / "mine"))
+    with pytest.raises(UserError, match=r"there is no \*\.pub in"):
+        trusted_keys(own)
+    (tmp_path / "mine/me@example.org-1.rsa.pub").write_text("mine")
+    alpines = {path.name for path in ALPINE_KEYS.glob("*.pub")}
+    found = {path.name for path in trusted_keys(own).iterdir()}
+    assert len(alpines) >= 3 and found == {*alpines, "me@example.org-1.rsa.pub"}
+    assert trusted_keys(Alpine()) == ALPINE_KEYS
+    (tmp_path / "mine" / min(alpines)).write_text("not Alpine's")
+    with pytest.raises(UserError, match="Alpine has another key of that name"):
+        trusted_keys(own)
 
 
 def test_each_package_has_a_line_of_its_own() -> None:
