@@ -12,6 +12,7 @@ from tasks.core.config import DAYS_MAX, Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.options import whole_number
 from tasks.core.output import say, show_json
+from tasks.core.paths import PROJECT
 from tasks.core.progress import Progress, human_size
 from tasks.release import require_tested
 
@@ -103,7 +104,8 @@ def target_of(config: Config, to: str) -> Target:
     """Where to publish to."""
     from tasks.releases.targets import open_target
 
-    place = to or config.publish.to
-    if not place:
+    if to:
+        return open_target(to)
+    if not config.publish.to:
         raise UserError("where to? Set to in [publish] of image.toml, or give --to FOLDER")
-    return open_target(place)
+    return open_target(config.publish.to, PROJECT)

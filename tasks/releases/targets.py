@@ -33,12 +33,12 @@ class Target(Protocol):
         """A small file. Raises UserError."""
 
 
-def open_target(place: str) -> Target:
-    """The target at `/folder` or `[user@]host:/folder`."""
+def open_target(place: str, base: Path = Path()) -> Target:
+    """The target at `/folder`, `folder` (below `base`) or `[user@]host:/folder`."""
     host, colon, folder = place.partition(":")
     if colon and "/" not in host:
         return Ssh(host, folder)
-    return Folder(Path(place).expanduser())
+    return Folder(base / Path(place).expanduser())
 
 
 class Folder:
