@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def with_kernel(initramfs: Path, cmdline: str) -> dict[str, Any]:
 
 def memory_used_mib(machine: Machine) -> float:
     """MiB of a machine's memory that can't be used for anything else."""
-    lines = machine.succeed("cat /proc/meminfo").splitlines()
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    said = machine.succeed("cat /proc/meminfo")
+    # Services may say something on the console meanwhile.
+    kib = {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB$", said, re.MULTILINE)}
     return (kib["MemTotal"] - kib["MemAvailable"]) / 1024
