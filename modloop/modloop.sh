@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware.
 #   in/modules.tar
+#   in/overlay-firmware   rootfs/overlay/lib/firmware, if there is any
 #   $MODULES    names of modules, or nothing for all
 set -eu
 
@@ -49,6 +50,13 @@ done
 for file in out/lib/firmware/regulatory.db*; do
 	[ ! -f "$file" ] || cp -L "$file" "$tree/firmware/"
 done
+
+# What the overlay has for it, somebody wants.
+if [ -d in/overlay-firmware ]; then
+	cp -R in/overlay-firmware/. "$tree/firmware/"
+	find "$tree/firmware" -type d -exec chmod 755 {} +
+	find "$tree/firmware" -type f -exec chmod 644 {} +
+fi
 
 mksquashfs "$tree" out/modloop.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs -all-root \

@@ -56,6 +56,7 @@ resolved() {
 # The overlay, with modes that don't depend on whoever cloned it: git keeps only the x bit.
 overlay=/tmp/overlay
 cp -R in/overlay "$overlay"
+rm -rf "$overlay/lib/firmware" # the modloop part has it
 find "$overlay" -type d -exec chmod 755 {} +
 find "$overlay" -type f -perm -100 -exec chmod 755 {} +
 find "$overlay" -type f ! -perm -100 -exec chmod 644 {} +

@@ -19,7 +19,7 @@ from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
 from tasks.disk.layout import grub_config, layout, sfdisk_script
-from tasks.steps.overlay import read_modes, script_lines
+from tasks.steps.overlay import OVERLAY, read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
 
@@ -123,10 +123,12 @@ def net_initramfs(config: Config, packages: PackageSet) -> Step:
 
 def modloop(config: Config) -> Step:
     """The slot's modloop part: kernel modules, and the firmware they ask for."""
+    own = OVERLAY / "lib" / "firmware"
+    own_inputs: dict[str, Input] = {"overlay-firmware": own} if own.is_dir() else {}
     return Step(
         name="modloop",
         script=PROJECT / "modloop" / "modloop.sh",
-        inputs={"modules.tar": MODULES},
+        inputs={"modules.tar": MODULES, **own_inputs},
         env={"MODULES": " ".join(config.modloop.modules)},
         outputs=("modloop.squashfs", "modloop.identity"),
         finish=note_identity,

@@ -177,10 +177,17 @@ def test_the_overlay_may_lie_below_links_of_the_root(
     root = project.build / "root.squashfs"
     passwd = in_container("unsquashfs -cat in/root etc/passwd", root=root)
     assert passwd.startswith("root:"), "what the link led to is as it was"
-    lay_over(project, "lib/firmware/extra.bin")
+    lay_over(project, "lib/firmware/vendor/extra.bin", mode=0o600)
+    project.inv("slot")
+    said = in_container("unsquashfs -lln in/modloop", modloop=project.build / "modloop.squashfs")
+    (line,) = (line for line in said.splitlines() if "extra.bin" in line)
+    assert line.startswith("-rw-r--r-- 0/0 ")
+    assert line.endswith(" squashfs-root/firmware/vendor/extra.bin")
+    assert not [path for path in listed(in_container, project) if "extra.bin" in path]
+    lay_over(project, "lib/modules/own.ko")
     done = project.run("rootfs")
     assert done.returncode == 1
-    assert "rootfs/overlay/lib/firmware: what a node has there comes from" in done.stderr
+    assert "rootfs/overlay/lib/modules: what a node has there comes from" in done.stderr
 
 
 def test_modes_and_owners_of_the_overlay_are_asked_for(
