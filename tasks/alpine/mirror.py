@@ -164,10 +164,10 @@ def mirror_of(alpine: Alpine, source: str) -> Mirror:
 
         folder = sample_mirror(alpine.release)
         return Mirror(str(folder), folder / "keys", SAMPLE)
-    return Mirror(source, trusted_keys(alpine), without_password(source))
+    return Mirror(source, package_keys(alpine), without_password(source))
 
 
-def trusted_keys(alpine: Alpine) -> Path:
+def package_keys(alpine: Alpine) -> Path:
     """A folder with the keys by which packages are trusted: Alpine's, and those of the project."""
     if not alpine.keys:
         return ALPINE_KEYS

@@ -104,7 +104,7 @@ class Boot:
     )
     features: tuple[str, ...] = _texts(
         ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
-    )  # "belay" among them: see _check_together
+    )
     packages: tuple[str, ...] = _packages()
 
 

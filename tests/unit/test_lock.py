@@ -9,7 +9,7 @@ import pytest
 
 from tasks.alpine.lock import Lock, LockedPackage, read_lock, render, write_lock
 from tasks.alpine.locking import changes
-from tasks.alpine.mirror import ALPINE_KEYS, trusted_keys
+from tasks.alpine.mirror import ALPINE_KEYS, package_keys
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 
@@ -48,15 +48,15 @@ def test_the_projects_keys_are_trusted_beside_alpines(
     (tmp_path / "mine").mkdir()
     own = Alpine(keys=str(tmp_path / "mine"))
     with pytest.raises(UserError, match=r"there is no \*\.pub in"):
-        trusted_keys(own)
+        package_keys(own)
     (tmp_path / "mine/me@example.org-1.rsa.pub").write_text("mine")
     alpines = {path.name for path in ALPINE_KEYS.glob("*.pub")}
-    found = {path.name for path in trusted_keys(own).iterdir()}
+    found = {path.name for path in package_keys(own).iterdir()}
     assert len(alpines) >= 3 and found == {*alpines, "me@example.org-1.rsa.pub"}
-    assert trusted_keys(Alpine()) == ALPINE_KEYS
+    assert package_keys(Alpine()) == ALPINE_KEYS
     (tmp_path / "mine" / min(alpines)).write_text("not Alpine's")
     with pytest.raises(UserError, match="Alpine has another key of that name"):
-        trusted_keys(own)
+        package_keys(own)
 
 
 def test_each_package_has_a_line_of_its_own() -> None:
