@@ -23,7 +23,7 @@ STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, directory or symlink of a package to be written."""
+    """One file, directory or link of a package to be written."""
 
     path: str
     mode: int
@@ -33,6 +33,8 @@ class Entry:
     gid: int = 0
     user: str = "root"  # names count more than numbers, where the system has them
     group: str = "root"
+    twin: str | None = None  # of a hard link: the file that it is another name of
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def stored_gzip(data: bytes) -> bytes:
@@ -56,13 +58,20 @@ def tar_of(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int =
         content = entry.data or b""
         if entry.target is not None:
             info.type, info.linkname, content = tarfile.SYMTYPE, entry.target, b""
+        elif entry.twin is not None:
+            info.type, info.linkname = tarfile.LNKTYPE, entry.twin
         elif entry.data is None:
             info.type = tarfile.DIRTYPE
         else:
             info.size = len(content)
+        headers = {
+            f"SCHILY.xattr.{name}": value.decode("utf-8", "surrogateescape")
+            for name, value in entry.xattrs.items()
+        }
         if checksums and info.type != tarfile.DIRTYPE:
             hashed = content if entry.target is None else entry.target.encode()
-            info.pax_headers = {"APK-TOOLS.checksum.SHA1": hashlib.sha1(hashed).hexdigest()}
+            headers["APK-TOOLS.checksum.SHA1"] = hashlib.sha1(hashed).hexdigest()
+        info.pax_headers = headers
         buffer.write(info.tobuf(tarfile.PAX_FORMAT))
         buffer.write(content + b"\0" * (-len(content) % tarfile.BLOCKSIZE))
     if end:

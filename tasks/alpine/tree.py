@@ -1,28 +1,36 @@
 """Gives an installed root the owners that its packages want.
 
-In the container every file belongs to the user who builds; apk's database knows the real owners.
+Where the engine only fakes owners, every file belongs to the user who builds. What is wanted then
+is in apk's database, and in the notes of what the scripts of packages asked for.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tarfile
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from tasks.alpine.apk_database import InstalledFile, read_database
+from tasks.alpine.apk_database import read_database
 from tasks.alpine.apk_format import text_of
 from tasks.core.errors import UserError
+from tasks.engines.noted_chown import NOTES, Note, read_notes
 
 DATABASE = "lib/apk/db/installed"
 SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 MODULES = ("lib/modules", "lib/firmware")
-SHADOW_GROUP = 42  # of alpine-baselayout-data
-# Owners that scripts of packages set, which the database doesn't record.
-SET_BY_SCRIPTS = {
-    "etc/shadow": InstalledFile("etc/shadow", False, 0o640, 0, SHADOW_GROUP),
-}
+SCRIPTS = "lib/apk/db/scripts.tar"
+INSTALLED_AT, INODES = b"/tmp/root/", "inodes"  # of chroot.sh
+# What the scripts of this package set is known without notes.
+KNOWN_SCRIPTS = "alpine-baselayout-"
+SHADOW, SHADOW_OWNER = "etc/shadow", (0, 42)
+SETS_OWNERS = re.compile(rb"\b(chown|chgrp|install\s(.*\s)?-\w*[og])\b")
+
+Owner = tuple[int, int]  # user and group
 
 
 def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
@@ -44,51 +52,122 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             raise UserError("the packages hold no kernel")
         database = source.extractfile(members[DATABASE])
         assert database is not None, DATABASE
-        owners = {
-            file.path: file
+        recorded = {
+            file.path: (file.uid, file.gid)
             for package in read_database(text_of(database.read()))
             for file in package.files
-        } | SET_BY_SCRIPTS
+        }
+        owners = _owners(folder, source, members, recorded)
         owned = []
+        first: dict[tuple[BinaryIO, str], str] = {}  # of the names of a file with several
         for name, member in sorted(members.items()):
+            if "\n" in name:
+                raise UserError(
+                    f"a package has {name!r}: no list of files can hold a name with a newline"
+                )
             if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
                 raise UserError(
                     f"a package has {name}, which is a device, a pipe or the like: an image holds "
                     "files, folders and links only; leave the package out, or make it at boot"
                 )
-            reader = source.extractfile(member) if member.isreg() else None
+            reader = source.extractfile(member) if member.isreg() or member.islnk() else None
             if name == kernel and reader:
                 (folder / "vmlinuz").write_bytes(reader.read())
             if name.startswith("boot/"):
                 continue
             target = modules if name.startswith(MODULES) else rest
-            info = _header(name, member, owners.get(name))
+            info = _header(name, member, owners.get(name, (0, 0)))
+            if reader:
+                itself = member.linkname.removeprefix("./") if member.islnk() else name
+                info.linkname = first.setdefault((target, itself), name)
+                if info.linkname == name:
+                    info.type, info.linkname, info.size = tarfile.REGTYPE, "", members[itself].size
+                else:
+                    info.type, info.size, reader = tarfile.LNKTYPE, 0, None
             target.write(info.tobuf(tarfile.GNU_FORMAT))
             if target is rest and (info.uid or info.gid or info.mode & SPECIAL):
-                owned.append(b"%o %d %d %s\n" % (info.mode, info.uid, info.gid, _line(name)))
+                owned.append(b"%o %d %d %s\n" % (info.mode, info.uid, info.gid, os.fsencode(name)))
             if reader:
-                target.write(reader.read() + bytes(-member.size % tarfile.BLOCKSIZE))
+                target.write(reader.read() + bytes(-info.size % tarfile.BLOCKSIZE))
         for target in (rest, modules):
             target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "chroot.modes").write_bytes(b"".join(owned))
     (folder / "root.tar").unlink()
 
 
-def _line(name: str) -> bytes:
-    """A path as it may stand at the end of a line."""
-    if "\n" in name:
-        raise UserError(f"a package has {name!r}: no list of files can hold a name with a newline")
-    return os.fsencode(name)
+def _owners(
+    folder: Path,
+    root: tarfile.TarFile,
+    members: Mapping[str, tarfile.TarInfo],
+    recorded: dict[str, Owner],
+) -> dict[str, Owner]:
+    """The owner of each file, as far as it isn't root's; `recorded` is what the database says.
+
+    Raises UserError where scripts set owners that couldn't be noted.
+    """
+    if (folder / NOTES).exists():
+        return recorded | _asked_for(folder, recorded)
+    if any(member.uid or member.gid for member in members.values()):
+        return {name: (member.uid, member.gid) for name, member in members.items()}
+    unknown = [
+        name
+        for name in _scripts_setting_owners(root, members)
+        if not name.startswith(KNOWN_SCRIPTS)
+    ]
+    if unknown:
+        raise UserError(
+            f"the install scripts of {', '.join(unknown)} set owners of files, and this kernel "
+            "can't tell Belay which (it needs Linux 5.6, and that no other program listens to "
+            'system calls); let docker run the steps (engine = "docker" in [build] of '
+            "image.toml), or build on another machine"
+        )
+    return recorded | {SHADOW: SHADOW_OWNER}
 
 
-def _header(name: str, member: tarfile.TarInfo, owner: InstalledFile | None) -> tarfile.TarInfo:
+def _asked_for(folder: Path, recorded: Mapping[str, Owner]) -> dict[str, Owner]:
+    """What the notes of the job say of its files, of which `folder/inodes` is a list."""
+    copies = set()
+    by_inode: dict[bytes, list[Note]] = defaultdict(list)
+    by_name: dict[bytes, list[Note]] = defaultdict(list)
+    for note in read_notes(folder / NOTES):
+        inode = b"%d %d" % (note.device, note.inode)
+        if note.copied:
+            copies.add(inode)
+        else:
+            by_inode[inode].append(note)
+            by_name[os.fsencode(note.path).removeprefix(INSTALLED_AT)].append(note)
+    found = {}
+    for line in (folder / INODES).read_bytes().splitlines():
+        inode, _, name = line.partition(b" ./")
+        notes = by_inode[inode] or (by_name[name] if inode in copies else [])
+        owner = recorded.get(os.fsdecode(name), (0, 0))
+        for note in notes:
+            owner = (
+                owner[0] if note.uid is None else note.uid,
+                owner[1] if note.gid is None else note.gid,
+            )
+        if notes:
+            found[os.fsdecode(name)] = owner
+    return found
+
+
+def _scripts_setting_owners(
+    root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]
+) -> list[str]:
+    """The packages with version whose scripts, which apk keeps, give files away."""
+    found = set()
+    for name in (name for name in members if name.startswith(SCRIPTS)):
+        with tarfile.open(fileobj=root.extractfile(members[name])) as scripts:
+            for script in scripts:
+                reader = scripts.extractfile(script)
+                if reader and SETS_OWNERS.search(reader.read()):
+                    found.add(script.name.rsplit(".", 2)[0])
+    return sorted(found)
+
+
+def _header(name: str, member: tarfile.TarInfo, owner: Owner) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.size, info.linkname = member.type, member.size, member.linkname
+    info.uid, info.gid = owner
+    info.type, info.linkname = member.type, member.linkname
     info.mode = 0o777 if member.issym() else member.mode
-    if member.islnk():
-        info.linkname = member.linkname.removeprefix("./")
-    if owner:
-        info.uid, info.gid = owner.uid, owner.gid
-        # Only what chown would have taken away; a script of a package may have changed the rest.
-        info.mode |= owner.mode & (stat.S_ISUID | stat.S_ISGID)
     return info

@@ -12,6 +12,7 @@ from tasks.core.errors import UserError
 from tasks.core.host import require_program
 from tasks.engines.engine import BASE_ENV, Job
 from tasks.engines.faked_chown import filter_program
+from tasks.engines.noted_chown import in_memory, noted
 
 # In a container whose /proc is partly covered, a new /proc may not be mounted: it would show more.
 NO_NEW_PROC = "Can't mount proc"
@@ -30,14 +31,6 @@ def bwrap_path() -> Path:
     except ImportError:
         return Path(require_program("bwrap"))
     return Path(bundled())
-
-
-def _filter_fd() -> int:
-    """An open file with the filter for chown, which bubblewrap inherits."""
-    descriptor = os.memfd_create("faked_chown", 0)
-    os.write(descriptor, filter_program())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 class Bubblewrap:
@@ -60,27 +53,31 @@ class Bubblewrap:
 
     def describe(self, job: Job) -> list[str]:
         """See Engine.describe. Without the filter for chown, which is no file."""
-        words = [str(word) for word in self.command(job, -1, ("--proc", "/proc"))]
-        at = words.index("--seccomp")
-        return words[:at] + words[at + 2 :]
+        return [str(word) for word in self.command(job, ("--proc", "/proc"))]
 
     def become_shell(self, job: Job) -> NoReturn:
         """See Engine.become_shell."""
-        words = self.command(job, _filter_fd(), ("--proc", "/proc"))
+        words = self.command(job, ("--proc", "/proc"), in_memory(filter_program()))
         _drop_ambient_capabilities()
         os.umask(0o022)
         os.execv(words[0], [str(word) for word in words])
 
     def _run(self, job: Job, log: Path, proc: tuple[str, ...]) -> str:
-        filter_fd = _filter_fd()
         _drop_ambient_capabilities()
+        if job.note_owners:
+            with noted(job.output) as (words, descriptors):
+                command = [*words, *self.command(job, proc)]
+                return run(command, log=log, what=job.name, pass_fds=descriptors)
+        filter_fd = in_memory(filter_program())
         try:
-            command = self.command(job, filter_fd, proc)
+            command = self.command(job, proc, filter_fd)
             return run(command, log=log, what=job.name, pass_fds=[filter_fd])
         finally:
             os.close(filter_fd)
 
-    def command(self, job: Job, filter_fd: int, proc: tuple[str, ...]) -> list[str | Path]:
+    def command(
+        self, job: Job, proc: tuple[str, ...], filter_fd: int | None = None
+    ) -> list[str | Path]:
         """The command line that runs `job`; `proc` are the words that bring its /proc.
 
         Every mount after a `--tmpfs` lies on top of it. No `--new-session`, for the caller has
@@ -94,7 +91,8 @@ class Bubblewrap:
             *("--unshare-all", "--die-with-parent"),
             # All capabilities, but only over what the user namespace owns: scripts of packages
             # run in a chroot.
-            *("--uid", "0", "--gid", "0", "--cap-add", "ALL", "--seccomp", str(filter_fd)),
+            *("--uid", "0", "--gid", "0", "--cap-add", "ALL"),
+            *(("--seccomp", str(filter_fd)) if filter_fd is not None else ()),
             *("--hostname", "belay"),
             *("--ro-bind", str(job.root), "/", "--dev", "/dev", *proc),
             *("--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/srv"),

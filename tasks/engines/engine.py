@@ -24,6 +24,7 @@ class Job:
     output: Path
     inputs: Mapping[str, Path] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    note_owners: bool = False
 
 
 BASE_ENV = {

@@ -73,6 +73,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
         },
         outputs=("chroot.tar", "modules.tar", "vmlinuz", "chroot.modes"),
         finish=pack_chroot,
+        note_owners=True,
     )
 
 

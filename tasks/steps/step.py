@@ -62,6 +62,7 @@ class Step:
     env: Mapping[str, str] = field(default_factory=dict)
     finish: Callable[[Path, Mapping[str, Path]], None] | None = None
     host_inputs: Mapping[str, Input] = field(default_factory=dict)
+    note_owners: bool = False  # see Job
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -122,7 +123,8 @@ class Keyed:
             for name, path in self.paths(scratch).items()
             if name not in self.step.host_inputs
         }
-        return Job(self.step.name, root, self.step.argv, out, seen, self.step.env)
+        step = self.step
+        return Job(step.name, root, step.argv, out, seen, step.env, step.note_owners)
 
     def write_contents(self, scratch: Path) -> None:
         """Write the inputs that are contents, and folders as far as they count."""

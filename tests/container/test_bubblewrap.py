@@ -1,5 +1,6 @@
 """The runner by itself, in the host's own root: what a job sees, and what it can't do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.engines.engine import Job
+from tasks.engines.noted_chown import NOTES, noted, read_notes
 
 pytestmark = pytest.mark.container
 
@@ -170,6 +172,7 @@ import sys
 from pathlib import Path
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.engines.engine import Job
+from tasks.engines.noted_chown import NOTES, noted, read_notes
 assert "CapAmb:\t0000000000000000" not in Path("/proc/self/status").read_text()
 out = Path(sys.argv[1])
 print(Bubblewrap().run(Job("job", Path("/"), ("/bin/echo", "ran"), out), out / "log"))
@@ -198,6 +201,7 @@ import sys
 from pathlib import Path
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.engines.engine import Job
+from tasks.engines.noted_chown import NOTES, noted, read_notes
 out = Path(sys.argv[1])
 job = Job("nested", Path("/"), ("/bin/sh", "-c", "chown 7 out && cat /proc/uptime"), out)
 print(Bubblewrap().run(job, out / "log"))
@@ -211,3 +215,63 @@ print(Bubblewrap().run(job, out / "log"))
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2
+
+
+GIVES_AWAY = """
+cd out; mkdir folder; touch folder/file other; ln -s ../other folder/link; ln -s / folder/root
+chown 7:8 folder/file
+python3 - <<'END'
+import errno
+import os
+os.chown("folder/link", 9, -1)
+os.chown("folder/root/srv/out/folder", 10, 10)
+os.chown("/srv/out/folder/link", 11, 12, follow_symlinks=False)
+here = os.open("folder", os.O_RDONLY)
+os.chown("../other", -1, 13, dir_fd=here)
+os.fchown(here, 0, 14)
+for path in ("nothing", "folder/file/below", ""):
+    try:
+        os.chown(path, 1, 1)
+    except OSError as error:
+        print(error.errno)
+END
+chmod 6755 other; chown 15 other; stat -c %a other
+"""
+
+
+def giving_away(out: Path) -> Job:
+    return Job("away", Path("/"), ("/bin/sh", "-euc", GIVES_AWAY), out, note_owners=True)
+
+
+def test_owners_that_are_asked_for_are_noted(run: Runner) -> None:
+    said = Bubblewrap().run(giving_away(run.out), run.folder / "log").split()
+    assert said == [str(number) for number in (errno.ENOENT, errno.ENOTDIR, errno.ENOENT, 755)]
+    inodes = {path.lstat().st_ino: path.name for path in run.out.rglob("*")}
+    notes = [(inodes[note.inode], note.uid, note.gid) for note in read_notes(run.out / NOTES)]
+    assert notes == [
+        ("file", 7, 8),
+        ("other", 9, None),
+        ("folder", 10, 10),
+        ("link", 11, 12),
+        ("other", None, 13),
+        ("folder", 0, 14),
+        ("other", 15, None),
+    ]
+
+
+def test_owners_are_faked_where_another_program_listens(run: Runner) -> None:
+    program = """
+import sys
+from pathlib import Path
+from tasks.engines.bubblewrap import Bubblewrap
+from tests.container.test_bubblewrap import giving_away
+print(Bubblewrap().run(giving_away(Path(sys.argv[1])), Path(sys.argv[2])))
+"""
+    with noted(run.folder) as (words, descriptors):
+        done = subprocess.run(
+            [*words, sys.executable, "-c", program, run.out, run.folder / "log"],
+            cwd=PROJECT, pass_fds=descriptors, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["6755"]
+    assert not (run.out / NOTES).exists()

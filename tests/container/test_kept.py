@@ -5,6 +5,8 @@ A mirror of the test's own has the sample's packages and one with all that can g
 
 from __future__ import annotations
 
+import base64
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +28,26 @@ COMMUNITY = "v3.23/community/x86_64"
 APP = {"uid": 850, "gid": 850, "user": "app", "group": "app"}
 OF_GROUP = {"gid": 850, "group": "app"}
 ADDS_USER = b"#!/bin/sh\naddgroup -S -g 850 app\nadduser -S -u 850 -G app app\nexit 0\n"
+SETS_OWNERS = b"""\
+#!/bin/sh
+set -e
+mkdir -p /var/lib/queue/new
+ln -s /etc/passwd /var/lib/queue/link
+chown -R app:app /var/lib/queue
+cd /etc/queue && chown root:app key ../../usr/bin/queue && chmod 640 key
+chmod 2755 /usr/bin/queue
+chown -h app:root /var/lib/queue/link
+chmod 750 /var/lib/queue
+chown app:app /etc/queue/edited
+sed -i s/before/after/ /etc/queue/edited
+chown app /usr/bin/tool
+chgrp app /usr/bin/tool
+chown root:root /usr/bin/given-back
+chown app /usr/bin/of-group
+chgrp app /usr/bin/of-user
+chown :app /usr/bin/of-both
+if chown app /etc/nothing; then exit 1; fi
+"""
 
 # What `unsquashfs -lln` is to say of each.
 WANTED = {
@@ -37,6 +59,21 @@ WANTED = {
     "var/lib/app": "drwxrwsr-x 850/850",
     "etc/app/o'd \"d\\": "-rw------- 850/850",
     "etc/app/two  blanks": "-rw------- 850/850",
+    "etc/app/b\udcff": "-rw------- 850/850",
+    "usr/bin/twin": "-rwxr-sr-x 0/850",
+    # What the install script asks for.
+    "var/lib/queue": "drwxr-x--- 850/850",
+    "var/lib/queue/new": "drwxr-xr-x 850/850",
+    "var/lib/queue/link": "lrwxrwxrwx 850/0",
+    "etc/queue": "drwxr-xr-x 0/0",
+    "etc/queue/key": "-rw-r----- 0/850",
+    "etc/queue/edited": "-rw-r--r-- 850/850",
+    "usr/bin/queue": "-rwxr-sr-x 0/850",
+    "usr/bin/tool": "-rwxr-xr-x 850/850",
+    "usr/bin/given-back": "-rwxr-xr-x 0/0",
+    "usr/bin/of-group": "-rwxr-xr-x 850/850",
+    "usr/bin/of-user": "-rwxr-xr-x 850/850",
+    "usr/bin/of-both": "-rwxr-xr-x 0/850",
 }
 ENTRIES = (
     Entry("usr/lib/app/launch-helper", 0o4750, b"x", **OF_GROUP),  # type: ignore[arg-type]
@@ -48,6 +85,16 @@ ENTRIES = (
     Entry("etc/app/o'd \"d\\", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("etc/app/two  blanks", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("usr/merged", 0o755),
+    Entry("etc/app/b\udcff", 0o600, b"x", **APP),  # type: ignore[arg-type]
+    Entry("usr/bin/twin", 0o2755, twin="usr/bin/postdrop", **OF_GROUP),  # type: ignore[arg-type]
+    Entry("etc/queue/key", 0o600, b"x"),
+    Entry("etc/queue/edited", 0o644, b"before"),
+    Entry("usr/bin/queue", 0o755, b"x"),
+    Entry("usr/bin/tool", 0o4755, b"x"),
+    Entry("usr/bin/given-back", 0o755, b"x", **APP),  # type: ignore[arg-type]
+    Entry("usr/bin/of-group", 0o755, b"x", **OF_GROUP),  # type: ignore[arg-type]
+    Entry("usr/bin/of-user", 0o755, b"x", uid=850, user="app"),
+    Entry("usr/bin/of-both", 0o755, b"x"),
     Entry("merged", 0o777, target="usr/merged"),
     Entry("absolute", 0o777, target="/usr/merged"),
     Entry("etc/app/link", 0o777, target="/etc/passwd"),
@@ -137,7 +184,9 @@ def lay_over(project: Project, path: str, text: str = "x\n", mode: int = 0o644) 
 
 def listed(in_container: InContainer, project: Project) -> dict[str, str]:
     """Mode and owner of each file of the root part."""
-    said = in_container("unsquashfs -lln in/root", root=project.build / "root.squashfs")
+    # As bytes: what a job prints is text.
+    said = in_container("unsquashfs -lln in/root | base64", root=project.build / "root.squashfs")
+    said = os.fsdecode(base64.b64decode(said))
     rows = [line.split(" ", 1) for line in said.splitlines() if "squashfs-root" in line]
     found = {}
     for mode, rest in rows:
@@ -149,7 +198,7 @@ def listed(in_container: InContainer, project: Project) -> dict[str, str]:
 def test_modes_and_owners_of_packages_arrive(
     offer: Offer, project: Project, in_container: InContainer
 ) -> None:
-    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER))
+    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER, post_install=SETS_OWNERS))
     want(project, "app")
     # The same file of the overlay is root's; a folder that the root has stays what it is.
     lay_over(project, "usr/bin/noexec")

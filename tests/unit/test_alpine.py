@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import pytest
 from tasks.alpine.apk_database import InstalledFile, read_database
 from tasks.alpine.initramfs import normalise, pack_initramfs
 from tasks.alpine.tree import pack_chroot
+from tasks.core.errors import UserError
+from tasks.engines.noted_chown import NOTES, Note
 
 DATABASE = """\
 P:rope
@@ -44,20 +49,42 @@ def test_the_database_says_whose_the_files_are() -> None:
     assert other.files[-1] == InstalledFile("usr/bin/become", False, 0o4755, 0, 9)
 
 
-def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
+def installed(tmp_path: Path, script: str = "") -> Path:
+    """An installed root: what a job has before it packs it."""
     root = tmp_path / "root"
     for folder in ("etc", "var/locked", "usr/bin", "lib/apk/db", "lib/modules/6.18"):
         (root / folder).mkdir(parents=True)
     (root / "lib/apk/db/installed").write_text(DATABASE)
-    for name, mode in {"etc/plain": 0o644, "etc/secret": 0o640, "usr/bin/become": 0o755}.items():
+    for name, mode in {"etc/plain": 0o644, "etc/secret": 0o640, "usr/bin/become": 0o4755}.items():
         (root / name).write_text(name)
         (root / name).chmod(mode)
     (root / "boot").mkdir()
     (root / "boot/vmlinuz-virt").write_bytes(b"a kernel")
     (root / "link").symlink_to("etc/plain")
+    with tarfile.open(root / "lib/apk/db/scripts.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("rope-1-r0.X1abc.post-install")
+        info.size = len(script)
+        tar.addfile(info, io.BytesIO(script.encode()))
+    return root
+
+
+def packed(tmp_path: Path, uid: int = 0, gid: int = 0) -> dict[str, tarfile.TarInfo]:
+    """What `pack_chroot` makes of it, where `tar` saw these owners."""
+
+    def owned(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid, info.gid = uid, gid
+        return info
+
     with tarfile.open(tmp_path / "root.tar", "w") as tar:
-        tar.add(root, ".")
+        tar.add(tmp_path / "root", ".", filter=owned)
     pack_chroot(tmp_path, {})
+    with tarfile.open(tmp_path / "chroot.tar") as tar:
+        return {member.name: member for member in tar}
+
+
+def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
+    installed(tmp_path)
+    packed(tmp_path)
     assert (tmp_path / "vmlinuz").read_bytes() == b"a kernel"
     with tarfile.open(tmp_path / "modules.tar") as tar:
         assert tar.getnames() == ["lib/modules", "lib/modules/6.18"]
@@ -67,9 +94,85 @@ def test_a_packed_chroot_has_the_owners_of_the_database(tmp_path: Path) -> None:
         assert tar.getmember("link").linkname == "etc/plain"
     assert not found.keys() & {"boot/vmlinuz-virt", "lib/modules"}
     assert found["etc/secret"] == (0, 42, 0o640, 0)
-    assert found["usr/bin/become"] == (0, 9, 0o4755, 0), "chown would have cost it setuid"
+    assert found["usr/bin/become"] == (0, 9, 0o4755, 0)
     assert found["var/locked"][:2] == (7, 8)
     assert found["etc/plain"] == (0, 0, 0o644, 0)
+
+
+def test_owners_that_the_engine_gave_count_more_than_the_database(tmp_path: Path) -> None:
+    installed(tmp_path, "chown 3 /etc/plain")
+    found = packed(tmp_path, 3, 4)
+    assert {(member.uid, member.gid) for member in found.values()} == {(3, 4)}
+
+
+@pytest.mark.parametrize(
+    "script", ["chown app /x", "chgrp app /x", "install -d -o app /x", "install -m 750 -g app y x"]
+)
+def test_owners_that_nobody_could_note_are_refused(tmp_path: Path, script: str) -> None:
+    installed(tmp_path, f"#!/bin/sh\n{script}\n")
+    with pytest.raises(UserError, match="the install scripts of rope-1-r0 set owners of files"):
+        packed(tmp_path)
+
+
+def test_notes_count_more_than_the_database(tmp_path: Path) -> None:
+    root = installed(tmp_path)
+    (root / "etc/edited").write_text("written anew")
+    places = sorted(root.rglob("*"))
+    lines = [f"{p.lstat().st_dev} {p.lstat().st_ino} ./{p.relative_to(root)}\n" for p in places]
+    (tmp_path / "inodes").write_text("".join(lines))
+
+    def note(name: str, inode: int, uid: int | None, gid: int | None, **more: bool) -> Note:
+        return Note(root.stat().st_dev, inode, f"/tmp/root/{name}", uid, gid, **more)
+
+    secret, plain, edited = (
+        (root / f"etc/{x}").stat().st_ino for x in ("secret", "plain", "edited")
+    )
+    notes = [
+        note("etc/.fresh", secret, 5, None),
+        note("etc/plain", plain, 6, 6),
+        note("etc/plain", plain, 0, None),
+        note("etc/edited", 1, 7, 7),
+        note("etc/edited.new", edited, 0, 0, copied=True),
+        note("usr/bin/become", 2, 8, 8),  # removed since, and made anew
+    ]
+    (tmp_path / NOTES).write_text(json.dumps([asdict(note) for note in notes]))
+    found = {name: (member.uid, member.gid) for name, member in packed(tmp_path).items()}
+    assert found["etc/secret"] == (5, 42), "what isn't asked for stays"
+    assert found["etc/plain"] == (0, 6)
+    assert found["etc/edited"] == (7, 7)
+    assert found["usr/bin/become"] == (0, 9)
+
+
+def test_a_file_with_several_names_is_one_file(tmp_path: Path) -> None:
+    root = installed(tmp_path)
+    with tarfile.open(tmp_path / "root.tar", "w") as tar:
+        tar.add(root, ".")
+        for name in (
+            "./etc/a-name-before",
+            "./usr/bin/z",
+            "./lib/modules/6.18/twin",
+            "./boot/twin",
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, "./etc/plain"
+            tar.addfile(info)
+    pack_chroot(tmp_path, {})
+    with tarfile.open(tmp_path / "chroot.tar") as tar:
+        names = ("etc/a-name-before", "etc/plain", "usr/bin/z")
+        first, *others = (tar.getmember(name) for name in names)
+        assert first.isreg() and tar.extractfile(first).read() == b"etc/plain"  # type: ignore[union-attr]
+        assert [(o.type, o.linkname, o.size) for o in others] == [
+            (tarfile.LNKTYPE, "etc/a-name-before", 0)
+        ] * 2
+    with tarfile.open(tmp_path / "modules.tar") as tar:
+        alone = tar.getmember("lib/modules/6.18/twin")
+        assert alone.isreg() and alone.size == len("etc/plain")
+
+
+def test_a_name_with_a_newline_is_refused(tmp_path: Path) -> None:
+    (installed(tmp_path) / "etc/one\nline").touch()
+    with pytest.raises(UserError, match="no list of files can hold"):
+        packed(tmp_path)
 
 
 def cpio_entry(name: bytes, data: bytes, mtime: int, device: int) -> bytes:
