@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/chroot.modes  in/overlay  in/overlay.modes  in/services
+#   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
 #   in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
@@ -170,8 +170,27 @@ LC_ALL=C awk '
 	{ gsub(/[\\"]/, "\\\\&", path); printf "\"%s\" m %s %s %s\n", path, $1, $2, $3 }
 ' /tmp/laid-over /tmp/asked in/chroot.modes >/tmp/modes
 
-# Not compressed: see docs/adr. -no-exports and -no-xattrs: nobody exports a root, GRUB knows no
-# xattrs.
+# File capabilities and other extended attributes of packages, but for what lies in the overlay.
+# shellcheck disable=SC2016 # awk's
+LC_ALL=C awk '
+	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }
+	{ path = $0; sub(/^[^ ]+ [^ ]+ /, "", path) }
+	!(path in mine)
+' /tmp/laid-over in/chroot.xattrs >/tmp/xattrs
+while IFS= read -r line; do
+	rest=${line#* }
+	setfattr -h -n "${line%% *}" -v "${rest%% *}" "$root/${rest#* }"
+done </tmp/xattrs
+# Where there are none, none are looked for: some hosts give files attributes of their own.
+set -- -no-xattrs
+if [ -s /tmp/xattrs ]; then
+	set -- -xattrs
+	if mksquashfs -help 2>&1 | grep -q xattrs-exclude; then # since 4.6
+		set -- -xattrs-exclude '^security[.](selinux|ima|evm)$'
+	fi
+fi
+
+# Not compressed: see docs/adr. -no-exports: nobody exports a root.
 mksquashfs "$root" out/root.squashfs -noappend -no-progress -quiet -mem 128M \
-	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs \
+	-comp gzip -noI -noD -noF -noX -b 128K -no-exports "$@" \
 	-mkfs-time 0 -all-time 0 -pf /tmp/modes

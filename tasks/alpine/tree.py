@@ -11,11 +11,11 @@ import re
 import stat
 import tarfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from tasks.alpine.apk_database import read_database
+from tasks.alpine.apk_database import InstalledPackage, read_database
 from tasks.alpine.apk_format import text_of
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note, read_notes
@@ -29,6 +29,10 @@ INSTALLED_AT, INODES = b"/tmp/root/", "inodes"  # of chroot.sh
 KNOWN_SCRIPTS = "alpine-baselayout-"
 SHADOW, SHADOW_OWNER = "etc/shadow", (0, 42)
 SETS_OWNERS = re.compile(rb"\b(chown|chgrp|install\s(.*\s)?-\w*[og])\b")
+XATTRS = "xattrs"  # of chroot.sh
+KEPT_ATTRIBUTES = (b"security.", b"user.", b"trusted.")  # by squashfs
+OF_THE_HOST = {b"security.selinux", b"security.ima", b"security.evm"}  # not of the packages
+ESCAPED = re.compile(rb"\\([0-7]{3})")  # in getfattr's output
 
 Owner = tuple[int, int]  # user and group
 
@@ -38,7 +42,9 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
 
     Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
     `folder/vmlinuz`; what else belongs to a boot is left out. `folder/chroot.modes` has mode, user,
-    group and path of what isn't root's, or has special bits. Raises UserError without a kernel.
+    group and path of what isn't root's, or has special bits; `folder/chroot.xattrs` name, value in
+    hex and path of each extended attribute. Raises UserError without a kernel, and for what an
+    image can't keep.
     """
     with (
         tarfile.open(folder / "root.tar") as source,
@@ -52,10 +58,9 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             raise UserError("the packages hold no kernel")
         database = source.extractfile(members[DATABASE])
         assert database is not None, DATABASE
+        packages = list(read_database(text_of(database.read())))
         recorded = {
-            file.path: (file.uid, file.gid)
-            for package in read_database(text_of(database.read()))
-            for file in package.files
+            file.path: (file.uid, file.gid) for package in packages for file in package.files
         }
         owners = _owners(folder, source, members, recorded)
         owned = []
@@ -92,6 +97,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         for target in (rest, modules):
             target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "chroot.modes").write_bytes(b"".join(owned))
+    (folder / "chroot.xattrs").write_bytes(_attributes(folder / XATTRS, packages))
     (folder / "root.tar").unlink()
 
 
@@ -163,6 +169,40 @@ def _scripts_setting_owners(
                 if reader and SETS_OWNERS.search(reader.read()):
                     found.add(script.name.rsplit(".", 2)[0])
     return sorted(found)
+
+
+def _attributes(listed: Path, packages: Sequence[InstalledPackage]) -> bytes:
+    """The extended attributes in the file `listed`, as `getfattr -e hex` wrote it, a line each.
+
+    Raises UserError for what can't be kept.
+    """
+    for package in packages:
+        if "x" in package.fields.get("f", ""):  # so apk notes what it failed to set
+            raise UserError(
+                f"{package.fields['P']}-{package.fields['V']} has extended attributes that can't "
+                "be set here, as the log says; they would be missing in the image: leave the "
+                "package out, or build on a newer kernel"
+            )
+    lines = []
+    path = b""
+    for line in listed.read_bytes().splitlines():
+        if line.startswith(b"# file: "):
+            path = ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), line[len(b"# file: ") :])
+            continue
+        name, _, value = line.partition(b"=")
+        if (
+            not name
+            or name in OF_THE_HOST
+            or path.startswith((b"boot/", *map(str.encode, MODULES)))
+        ):
+            continue
+        if not name.startswith(KEPT_ATTRIBUTES):
+            raise UserError(
+                f"a script of a package gives {os.fsdecode(path)} {name.decode()}, which an image "
+                "can't hold (access control lists, for example): leave the package out"
+            )
+        lines.append(b"%s %s %s\n" % (name, value or b"0x", path))
+    return b"".join(sorted(lines))
 
 
 def _header(name: str, member: tarfile.TarInfo, owner: Owner) -> tarfile.TarInfo:

@@ -45,6 +45,7 @@ class StandIn:
 
 
 STAND_INS = (
+    StandIn("attr", "attr", ("usr/bin/getfattr", "usr/bin/setfattr")),
     StandIn("squashfs-tools", "squashfs-tools", ("usr/bin/mksquashfs", "usr/bin/unsquashfs")),
     StandIn("mtools", "mtools", tuple(f"usr/bin/{name}" for name in ("mtools", "mcopy", "mmd"))),
     StandIn("dosfstools", "dosfstools", ("sbin/mkfs.fat", "sbin/mkfs.vfat", "sbin/fsck.fat")),

@@ -56,6 +56,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
 CHROOT = Result("chroot", "chroot.tar")
 MODULES = Result("chroot", "modules.tar")
 CHROOT_MODES = Result("chroot", "chroot.modes")
+CHROOT_XATTRS = Result("chroot", "chroot.xattrs")
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
@@ -71,7 +72,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar", "modules.tar", "vmlinuz", "chroot.modes"),
+        outputs=("chroot.tar", "modules.tar", "vmlinuz", "chroot.modes", "chroot.xattrs"),
         finish=pack_chroot,
         note_owners=True,
     )
@@ -178,6 +179,7 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
             "overlay": folder / "overlay",
             "overlay.modes": Content(script_lines(read_modes())),
             "chroot.modes": CHROOT_MODES,
+            "chroot.xattrs": CHROOT_XATTRS,
             "services": folder / "services",
             "updater": PROJECT / "updater",
             "bytecode.tar": Result("bytecode", "bytecode.tar"),

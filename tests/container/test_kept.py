@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
+import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,11 @@ chown root:root /usr/bin/given-back
 chown app /usr/bin/of-group
 chgrp app /usr/bin/of-user
 chown :app /usr/bin/of-both
+python3 -c 'import os; os.setxattr("/usr/bin/queue", "user.by-script", b"yes")'
 if chown app /etc/nothing; then exit 1; fi
 """
+# cap_net_raw=ep: struct vfs_cap_data, revision 2 with the effective bit, as little-endian words.
+MAY_PING = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
 
 # What `unsquashfs -lln` is to say of each.
 WANTED = {
@@ -87,6 +91,9 @@ ENTRIES = (
     Entry("usr/merged", 0o755),
     Entry("etc/app/b\udcff", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("usr/bin/twin", 0o2755, twin="usr/bin/postdrop", **OF_GROUP),  # type: ignore[arg-type]
+    Entry("usr/bin/pinger", 0o755, b"x", xattrs={"security.capability": MAY_PING}),
+    Entry("usr/bin/laid-over", 0o755, b"x", xattrs={"security.capability": MAY_PING}),
+    Entry("etc/app/two  ta\\gs ", 0o644, b"x", xattrs={"user.tag": b"one two"}),
     Entry("etc/queue/key", 0o600, b"x"),
     Entry("etc/queue/edited", 0o644, b"before"),
     Entry("usr/bin/queue", 0o755, b"x"),
@@ -143,7 +150,7 @@ def package(name: str, *entries: Entry, **scripts: bytes) -> Draft:
     }
     folders = [Entry(path, 0o755) for path in sorted(parents - there)]
     fields = {"P": name, "V": "1.0-r0", "A": "x86_64", "T": "a test", "t": "1767225600", "o": name}
-    fields |= {"D": "busybox", "I": "1000"}  # for scripts; apk unpacks nothing of no size
+    fields |= {"D": "busybox python3", "I": "1000"}  # for scripts; apk unpacks nothing of no size
     named = {script.replace("_", "-"): text for script, text in scripts.items()}
     return Draft(
         fields, [*folders, *sorted(entries, key=lambda e: (e.path.count("/"), e.path))], named
@@ -203,11 +210,24 @@ def test_modes_and_owners_of_packages_arrive(
     # The same file of the overlay is root's; a folder that the root has stays what it is.
     lay_over(project, "usr/bin/noexec")
     lay_over(project, "var/spool/app/mine")
+    lay_over(project, "usr/bin/laid-over")
     project.inv("rootfs")
     found = listed(in_container, project)
     wanted = {**WANTED, "usr/bin/noexec": "-rw-r--r-- 0/0", "etc/shadow": "-rw-r----- 0/42"}
     assert {path: found.get(path) for path in wanted} == wanted
     assert found["var/spool/app/mine"] == "-rw-r--r-- 0/0"
+    said = in_container(
+        "unsquashfs -d /tmp/all in/root >&2; cd /tmp/all; "
+        "stat -c %i usr/bin/twin usr/bin/postdrop; getfattr -R -h -d -m - -e hex usr etc",
+        root=project.build / "root.squashfs",
+    )
+    assert len(set(re.findall(r"^\d+$", said, re.MULTILINE))) == 1
+    attributes = re.findall(r"^# file: (.*)\n(.*)=0x(.*)$", said, re.MULTILINE)
+    assert {(path, name): bytes.fromhex(value) for path, name, value in attributes} == {
+        ("usr/bin/pinger", "security.capability"): MAY_PING,
+        ("etc/app/two  ta\\134gs ", "user.tag"): b"one two",
+        ("usr/bin/queue", "user.by-script"): b"yes",
+    }
 
 
 def test_the_overlay_may_lie_below_links_of_the_root(
@@ -279,10 +299,37 @@ def test_modes_and_owners_of_the_overlay_are_asked_for(
         assert done.returncode == 1 and said in done.stderr, done.stderr
 
 
-def test_device_files_of_packages_are_refused(offer: Offer, project: Project) -> None:
-    pipe = replace(package("pipe"), scripts={"post-install": b"#!/bin/sh\nmkfifo /var/pipe\n"})
-    offer.add(pipe)
-    want(project, "pipe")
+TRUSTED = Entry("usr/bin/odd", 0o755, b"x", xattrs={"trusted.odd": b"1"})
+# An access control list that lets one more user read: struct posix_acl_xattr, and its entries.
+LISTS_READERS = b"""#!/bin/sh
+exec python3 -c '
+import os, struct
+rows = (1, 6, -1), (2, 4, 0), (4, 4, -1), (16, 4, -1), (32, 0, -1)
+acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows)
+os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
+"""
+
+
+@pytest.mark.parametrize(
+    ("draft", "said"),
+    [
+        (
+            package("pipe", post_install=b"#!/bin/sh\nmkfifo /var/pipe\n"),
+            "a package has var/pipe, which is a device, a pipe or the like",
+        ),
+        (package("odd", TRUSTED), "odd-1.0-r0 has extended attributes that can't be set here"),
+        (
+            package("acl", Entry("etc/listed", 0o640, b"x"), post_install=LISTS_READERS),
+            "a script of a package gives etc/listed sys",
+        ),
+    ],
+    ids=["pipe", "attribute", "acl"],
+)
+def test_what_an_image_cant_hold_is_refused(
+    offer: Offer, project: Project, draft: Draft, said: str
+) -> None:
+    offer.add(draft)
+    want(project, draft.fields["P"])
     done = project.run("rootfs")
     assert done.returncode == 1
-    assert "a package has var/pipe, which is a device, a pipe or the like" in done.stderr
+    assert said in done.stderr

@@ -51,6 +51,7 @@ def test_the_database_says_whose_the_files_are() -> None:
 
 def installed(tmp_path: Path, script: str = "") -> Path:
     """An installed root: what a job has before it packs it."""
+    (tmp_path / "xattrs").touch()
     root = tmp_path / "root"
     for folder in ("etc", "var/locked", "usr/bin", "lib/apk/db", "lib/modules/6.18"):
         (root / folder).mkdir(parents=True)
@@ -167,6 +168,20 @@ def test_a_file_with_several_names_is_one_file(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "modules.tar") as tar:
         alone = tar.getmember("lib/modules/6.18/twin")
         assert alone.isreg() and alone.size == len("etc/plain")
+
+
+def test_extended_attributes_are_listed(tmp_path: Path) -> None:
+    installed(tmp_path)
+    (tmp_path / "xattrs").write_text(
+        "# file: usr/bin/become\nuser.b=0x62\nsecurity.selinux=0x01\nuser.a\n\n"
+        "# file: boot/vmlinuz-virt\nuser.a=0x61\n\n# file: etc/one \\134 two\nuser.c=0x63\n\n"
+    )
+    packed(tmp_path)
+    assert (tmp_path / "chroot.xattrs").read_bytes().splitlines() == [
+        b"user.a 0x usr/bin/become",
+        b"user.b 0x62 usr/bin/become",
+        b"user.c 0x63 etc/one \\ two",
+    ]
 
 
 def test_a_name_with_a_newline_is_refused(tmp_path: Path) -> None:
