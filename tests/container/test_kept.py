@@ -202,8 +202,8 @@ def listed(in_container: InContainer, project: Project) -> dict[str, str]:
     return found
 
 
-def test_modes_and_owners_of_packages_arrive(
-    offer: Offer, project: Project, in_container: InContainer
+def test_what_packages_say_arrives_from_both_engines(
+    offer: Offer, project: Project, in_container: InContainer, docker_host: str
 ) -> None:
     offer.add(package("app", *ENTRIES, pre_install=ADDS_USER, post_install=SETS_OWNERS))
     want(project, "app")
@@ -212,6 +212,11 @@ def test_modes_and_owners_of_packages_arrive(
     lay_over(project, "var/spool/app/mine")
     lay_over(project, "usr/bin/laid-over")
     project.inv("rootfs")
+    by_bubblewrap = (project.build / "root.squashfs").read_bytes()
+    project.env |= {"DOCKER_HOST": docker_host, "BELAY_BUILD_ENGINE": "docker"}
+    project.inv("chroot", "--force")
+    project.inv("rootfs", "--force")
+    assert (project.build / "root.squashfs").read_bytes() == by_bubblewrap
     found = listed(in_container, project)
     wanted = {**WANTED, "usr/bin/noexec": "-rw-r--r-- 0/0", "etc/shadow": "-rw-r----- 0/42"}
     assert {path: found.get(path) for path in wanted} == wanted
