@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
-#   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/overlay  in/overlay.modes  in/services
+#   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/numbers  in/numbers.awk  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
 #   in/release.json  in/settings.json
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
@@ -12,6 +12,18 @@ set -eu
 root=/tmp/root
 mkdir "$root"
 tar -xf in/chroot.tar -C "$root"
+# Users and groups have the same numbers in every release.
+numbered=/tmp/numbered
+mkdir "$numbered"
+touch "$numbered/modes"
+LC_ALL=C awk -F: -f in/numbers.awk -v out="$numbered" what=table in/numbers \
+	what=user "$root/etc/passwd" what=group "$root/etc/group" \
+	what=passwd "$root/etc/passwd" what=groups "$root/etc/group" \
+	what=installed "$root/lib/apk/db/installed" what=modes in/chroot.modes
+cat "$numbered/passwd" >"$root/etc/passwd"
+cat "$numbered/groups" >"$root/etc/group"
+cat "$numbered/installed" >"$root/lib/apk/db/installed"
+
 # Modules and firmware come from the slot's other parts.
 mkdir "$root/.modloop"
 ln -s /.modloop/modules "$root/lib/modules"
@@ -141,7 +153,7 @@ chroot "$root" /sbin/rc-update -u
 mv "$root/run/openrc/deptree" "$root/run/openrc/depconfig" "$root/var/cache/rc/"
 rm -rf "${root:?}"/run/*
 
-# In the container all belongs to root. What packages want is in in/chroot.modes, but for what lies in the
+# In the container all belongs to root. What packages want is in $numbered/modes, but for what lies in the
 # overlay: that is root's, where rootfs/overlay.modes doesn't ask for something else.
 id_of() {
 	case $2 in
@@ -166,9 +178,9 @@ LC_ALL=C awk '
 	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }
 	{ path = $0; sub(/^[0-7]+ [0-9]+ [0-9]+ /, "", path) }
 	FILENAME == "/tmp/asked" { mine[path] = 1 }
-	FILENAME == "in/chroot.modes" && path in mine { next }
+	FILENAME == owners && path in mine { next }
 	{ gsub(/[\\"]/, "\\\\&", path); printf "\"%s\" m %s %s %s\n", path, $1, $2, $3 }
-' /tmp/laid-over /tmp/asked in/chroot.modes >/tmp/modes
+' owners="$numbered/modes" /tmp/laid-over /tmp/asked "$numbered/modes" >/tmp/modes
 
 # File capabilities and other extended attributes of packages, but for what lies in the overlay.
 # shellcheck disable=SC2016 # awk's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from invoke.context import Context
 from invoke.tasks import task
@@ -11,15 +11,18 @@ from tasks.alpine import container, on_hand
 from tasks.alpine.lock import Lock, lock_file, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
 from tasks.alpine.mirror import is_back
+from tasks.alpine.numbers import Numbers, read_numbers
 from tasks.alpine.package_set import PackageSet, package_set
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD
+from tasks.core.paths import BUILD, LOCK_FILE
 from tasks.core.progress import Progress, human_size
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
-from tasks.steps.pipeline import INITRAMFS, SYSTEM, system_world
+from tasks.steps.pipeline import INITRAMFS, NUMBERS, SYSTEM, pipeline, system_world
+from tasks.steps.runner import ensure, run_order
+from tasks.steps.step import keyed
 
 
 def worlds(config: Config) -> dict[str, World]:
@@ -62,21 +65,52 @@ def locked(
     progress.started("lock", "looking at the mirror", quiet=True)
     with progress.transfer("lock", quiet=True) as transferred:
         lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
+    # Other Alpine releases begin with the numbers of this one: nodes go from one to another.
+    named = former or read_lock(LOCK_FILE)
+    if named:
+        lock = replace(lock, numbers=named.numbers)
     write_lock(place, lock)
     return lock, changes(former, lock) if former else ["made anew"]
 
 
 def fetched(
-    config: Config, engine: Engine, progress: Progress, upgrade: Upgrade = None
+    config: Config,
+    engine: Engine,
+    progress: Progress,
+    upgrade: Upgrade = None,
+    at_once: bool = False,
 ) -> PackageSet:
-    """The packages that a build uses, fetched if they aren't here yet."""
-    lock, changed = locked(config, engine, progress, upgrade)
+    """The packages that a build uses, fetched if they aren't here yet; see `locked`.
+
+    Where they are others than before, users and groups that are new get their numbers.
+    """
+    lock, changed = locked(config, engine, progress, upgrade, at_once)
     for line in changed:
         say(f"{lock_file(config).name}: {line}")
     if is_stand_in(lock, config.alpine):
         say("note: these are the sample mirror's packages, as Alpine's can't be reached")
     with progress.transfer("fetch") as transferred:
-        return package_set(lock, config.alpine, transferred)
+        packages = package_set(lock, config.alpine, transferred)
+    if lock.numbered == lock.digest(SYSTEM):
+        return packages
+    found = _installed_numbers(config, engine, progress, packages)
+    numbers = lock.numbers.with_new(found)
+    if lock.numbers.users:  # else all are new
+        for line in lock.numbers.changes(numbers):
+            say(f"{lock_file(config).name}: {line}")
+    lock = replace(lock, numbers=numbers, numbered=lock.digest(SYSTEM))
+    write_lock(lock_file(config), lock)
+    return replace(packages, lock=lock)
+
+
+def _installed_numbers(
+    config: Config, engine: Engine, progress: Progress, packages: PackageSet
+) -> Numbers:
+    """The numbers that the scripts of the packages give out when they are installed."""
+    steps = pipeline(config, packages)
+    plan = keyed(steps, run_order(steps, [NUMBERS.step]), packages.lock.digest(container.WORLD))
+    ensure(plan, container.container_root(packages, engine), engine, progress)
+    return read_numbers(plan[NUMBERS.step].place / NUMBERS.file)
 
 
 @task(
@@ -92,15 +126,14 @@ def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
     config = load_config()
     engine = ChosenEngine(config.build.engine)
     asked = None if upgrade is None else _names(upgrade, config)
+    former = read_lock(lock_file(config))
     with Progress() as progress:
-        new, changed = locked(config, engine, progress, asked, at_once=True)
+        new = fetched(config, engine, progress, asked, at_once=True).lock
     if json:
         show_json(asdict(new))
         return
-    for line in changed:
-        say(line)
     total = sum(len(some) for some in new.packages.values())
-    news = "" if changed else ", as before"
+    news = ", as before" if new == former else ""
     say(f"{lock_file(config).name}: {total} packages from {new.source}{news}")
 
 

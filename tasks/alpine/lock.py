@@ -9,12 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tomli
 
+from tasks.alpine.numbers import Numbers, checked
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
@@ -23,6 +24,7 @@ from tasks.core.paths import LOCK_FILE
 HEADER = """\
 # The exact packages of a build: made by `./inv lock`, read by everything else. Keep it in git.
 # package = [version, bytes, SHA-256, repository]
+# Users and groups keep their numbers, as data on nodes outlives releases: none is ever given anew.
 """
 
 
@@ -52,6 +54,9 @@ class Lock:
     indexes: Mapping[str, str]  # by repository the SHA-256 of the index that was solved with
     wanted: Mapping[str, tuple[str, ...]]  # by world
     packages: Mapping[str, tuple[LockedPackage, ...]]  # by world, sorted
+    # Of users and groups, also of packages that are gone.
+    numbers: Numbers = field(default_factory=Numbers)
+    numbered: str = ""  # `digest` of the packages whose users and groups have their numbers
 
     def digest(self, world: str) -> str:
         """The identity of a world's packages."""
@@ -67,13 +72,16 @@ def digest(packages: Iterable[LockedPackage]) -> str:
 def render(lock: Lock) -> str:
     """The file."""
     lines = [HEADER]
-    lines += [f"{name} = {_toml(getattr(lock, name))}" for name in ("release", "arch", "source")]
+    words = ("release", "arch", "source", "numbered")
+    lines += [f"{name} = {_toml(getattr(lock, name))}" for name in words]
     lines += [
         "",
         "[index]",
         *(f"{_key(name)} = {_toml(h)}" for name, h in sorted(lock.indexes.items())),
     ]
     lines += ["", "[world]", *(f"{name} = {_toml(w)}" for name, w in sorted(lock.wanted.items()))]
+    for kind, numbers in (("users", lock.numbers.users), ("groups", lock.numbers.groups)):
+        lines += ["", f"[{kind}]", *(f"{_key(name)} = {i}" for name, i in numbers.items())]
     for world, packages in sorted(lock.packages.items()):
         lines += ["", f"[packages.{world}]"]
         lines += [
@@ -119,6 +127,8 @@ def read_lock(path: Path) -> Lock | None:
                 world: tuple(sorted(LockedPackage(name, *entry) for name, entry in some.items()))
                 for world, some in raw["packages"].items()
             },
+            Numbers(*(checked(raw.get(kind, {}), path.name) for kind in ("users", "groups"))),
+            raw.get("numbered", ""),
         )
     except FileNotFoundError:
         return None

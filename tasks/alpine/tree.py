@@ -6,17 +6,20 @@ is in apk's database, and in the notes of what the scripts of packages asked for
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import tarfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 from tasks.alpine.apk_database import InstalledPackage, read_database
 from tasks.alpine.apk_format import text_of
+from tasks.alpine.numbers import installed_numbers
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note, read_notes
 
@@ -43,7 +46,8 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
     `folder/vmlinuz`; what else belongs to a boot is left out. `folder/chroot.modes` has mode, user,
     group and path of what isn't root's, or has special bits; `folder/chroot.xattrs` name, value in
-    hex and path of each extended attribute. Raises UserError without a kernel, and for what an
+    hex and path of each extended attribute; `folder/chroot.numbers` the numbers of users and
+    groups. Raises UserError without a kernel, and for what an
     image can't keep.
     """
     with (
@@ -56,13 +60,14 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         kernel = next((name for name in members if name.startswith("boot/vmlinuz-")), None)
         if not kernel:
             raise UserError("the packages hold no kernel")
-        database = source.extractfile(members[DATABASE])
-        assert database is not None, DATABASE
-        packages = list(read_database(text_of(database.read())))
+        packages = list(read_database(text_of(_content(source, members, DATABASE))))
         recorded = {
             file.path: (file.uid, file.gid) for package in packages for file in package.files
         }
         owners = _owners(folder, source, members, recorded)
+        accounts = [
+            text_of(_content(source, members, f"etc/{name}")) for name in ("passwd", "group")
+        ]
         owned = []
         first: dict[tuple[BinaryIO, str], str] = {}  # of the names of a file with several
         for name, member in sorted(members.items()):
@@ -98,7 +103,16 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "chroot.modes").write_bytes(b"".join(owned))
     (folder / "chroot.xattrs").write_bytes(_attributes(folder / XATTRS, packages))
+    (folder / "chroot.numbers").write_text(json.dumps(asdict(installed_numbers(*accounts))))
     (folder / "root.tar").unlink()
+
+
+def _content(root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> bytes:
+    """A file of the root. Raises UserError where it isn't there."""
+    reader = root.extractfile(members[name]) if name in members else None
+    if not reader:
+        raise UserError(f"the packages hold no file {name}")
+    return reader.read()
 
 
 def _owners(

@@ -12,6 +12,7 @@ from tasks.alpine import on_hand
 from tasks.alpine.apk import options
 from tasks.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
 from tasks.alpine.mirror import INDEX
+from tasks.alpine.numbers import Numbers
 from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
 from tasks.core.config import Config
@@ -45,7 +46,7 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
         modloop(config),
         *([on_hand_index(packages, more)] if more else []),
         bytecode(),
-        rootfs(config, more),
+        rootfs(config, packages.lock.numbers, more),
         slot(config),
         frame(config),
         image(),
@@ -55,8 +56,10 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
 
 CHROOT = Result("chroot", "chroot.tar")
 MODULES = Result("chroot", "modules.tar")
+NUMBERS = Result("chroot", "chroot.numbers")
 CHROOT_MODES = Result("chroot", "chroot.modes")
 CHROOT_XATTRS = Result("chroot", "chroot.xattrs")
+CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS)
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
@@ -72,7 +75,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(system_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
-        outputs=("chroot.tar", "modules.tar", "vmlinuz", "chroot.modes", "chroot.xattrs"),
+        outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),
         finish=pack_chroot,
         note_owners=True,
     )
@@ -165,7 +168,7 @@ def bytecode() -> Step:
     )
 
 
-def rootfs(config: Config, more: Known | None = None) -> Step:
+def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
     """The slot's root part: the packages, `rootfs/overlay`, and `more` packages on hand."""
     folder = PROJECT / "rootfs"
     on_hand_inputs: dict[str, Input] = (
@@ -180,6 +183,8 @@ def rootfs(config: Config, more: Known | None = None) -> Step:
             "overlay.modes": Content(script_lines(read_modes())),
             "chroot.modes": CHROOT_MODES,
             "chroot.xattrs": CHROOT_XATTRS,
+            "numbers": Content(numbers.lines().encode()),
+            "numbers.awk": folder / "numbers.awk",
             "services": folder / "services",
             "updater": PROJECT / "updater",
             "bytecode.tar": Result("bytecode", "bytecode.tar"),

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -302,6 +303,56 @@ def test_modes_and_owners_of_the_overlay_are_asked_for(
         modes.write_text(f"{line}\n")
         done = project.run("rootfs")
         assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def with_user(name: str) -> Draft:
+    """A package whose user and group have the next free number, and a folder."""
+    folder = Entry(f"var/lib/{name}", 0o750, user=name, group=name)
+    adds = f"#!/bin/sh\naddgroup -S {name}\nadduser -S -G {name} {name}\nexit 0\n"
+    gives = f"#!/bin/sh\ntouch /etc/{name}\nchown {name}:{name} /etc/{name}\n"
+    return package(name, folder, pre_install=adds.encode(), post_install=gives.encode())
+
+
+def test_users_and_groups_keep_their_numbers(
+    offer: Offer, project: Project, in_container: InContainer
+) -> None:
+    offer.add(with_user("anna"), with_user("bert"), with_user("carl"))
+
+    def numbers(*names: str) -> dict[str, str]:
+        """Whose the file of each is, and its folder, by all that the image says of them."""
+        project.inv("rootfs")
+        found = listed(in_container, project)
+        script = "unsquashfs -cat in/root etc/passwd etc/group lib/apk/db/installed"
+        said = in_container(script, root=project.build / "root.squashfs")
+        owners = {}
+        for name in names:
+            owner = found[f"etc/{name}"].split()[1]
+            assert found[f"var/lib/{name}"] == f"drwxr-x--- {owner}"
+            uid, gid = owner.split("/")
+            assert f"\n{name}:x:{uid}:{gid}:" in said, "passwd"
+            assert f"\n{name}:x:{gid}:" in said, "group"
+            assert f"\nF:var/lib/{name}\nM:{uid}:{gid}:750\n" in said, "apk's database"
+            owners[name] = owner
+        return owners
+
+    want(project, "bert")
+    before = numbers("bert")
+    want(project, "anna")
+    done = project.run("rootfs")
+    assert "apk.lock: user anna has number" in done.stderr
+    assert "bert has number" not in done.stderr
+    found = numbers("anna", "bert")
+    assert found["bert"] == before["bert"] != found["anna"]
+
+    # Bert goes, and nobody gets his numbers, not in a new lock either.
+    world = project.root / "rootfs/world"
+    world.write_text(world.read_text().replace("bert\n", "carl\n"))
+    project.inv("lock", "--upgrade")
+    last = numbers("anna", "carl")
+    assert last["anna"] == found["anna"]
+    assert last["carl"] not in found.values()
+    lock = tomli.loads((project.root / "apk.lock").read_text())
+    assert {"anna", "bert", "carl", "nobody"} <= lock["users"].keys() & lock["groups"].keys()
 
 
 TRUSTED = Entry("usr/bin/odd", 0o755, b"x", xattrs={"trusted.odd": b"1"})

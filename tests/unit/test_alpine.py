@@ -56,6 +56,8 @@ def installed(tmp_path: Path, script: str = "") -> Path:
     for folder in ("etc", "var/locked", "usr/bin", "lib/apk/db", "lib/modules/6.18"):
         (root / folder).mkdir(parents=True)
     (root / "lib/apk/db/installed").write_text(DATABASE)
+    for name in ("passwd", "group"):
+        (root / "etc" / name).write_text("app:x:100:101::/:\n")
     for name, mode in {"etc/plain": 0o644, "etc/secret": 0o640, "usr/bin/become": 0o4755}.items():
         (root / name).write_text(name)
         (root / name).chmod(mode)
