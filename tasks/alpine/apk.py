@@ -23,8 +23,15 @@ PROGRAM = "/sbin/apk.static"
 Version = tuple[str, str]  # name and version of a package
 
 _PLAN = re.compile(
-    # "( 1/51) Installing musl (1.2.5-r23)", "(2/3) Upgrading kmod (34.2-r1 -> 34.3-r0)"
-    r"^\(\s*\d+/\d+\) (?P<action>\w+) (?P<name>\S+) \((?:\S+ -> )?(?P<version>[^)]+)\)$",
+    # "( 1/51) Installing musl (1.2.5-r23)", "(2/3) Upgrading kmod@tag (34.2-r1 -> 34.3-r0)"
+    r"^\(\s*\d+/\d+\) (?P<action>\w+) (?P<name>[^\s@]+)(?:@\S+)? "
+    r"\((?:\S+ -> )?(?P<version>[^)]+)\)$",
+    re.MULTILINE,
+)
+
+# What can't be had beside a word of the world; what wants it all the same.
+_BROKEN = re.compile(
+    r"^ +(\S+):\n +breaks: world\[(\S+)\]\n(?: +satisfies: (?!world)([^\[\s]+)\[)?",
     re.MULTILINE,
 )
 
@@ -74,9 +81,9 @@ class Apk:
     ) -> list[Version]:
         """All packages that a world needs, sorted. `world` is the file it is from, and its names.
 
-        `mirror` is a folder laid out as one, with indexes only. Packages in `kept` stay as they
-        are, as far as that is possible, but for those named in `upgraded`. Raises UserError where
-        the world can't be had.
+        `mirror` is a folder with indexes, and a file `repositories` that names them. Packages in
+        `kept` stay as they are, as far as that is possible, but for those named in `upgraded`.
+        Raises UserError where the world can't be had.
         """
         source, names = world
         records = [installed_record(path.read_bytes()) for path in kept]
@@ -84,9 +91,7 @@ class Apk:
         for record in records:
             fields = dict(line.split(":", 1) for line in lines_of(record))
             found[fields["P"]] = fields["V"]
-        words = ["--simulate"]
-        for repository in self.alpine.repositories:
-            words += ["--repository", f"/srv/in/mirror/{self.alpine.branch}/{repository}"]
+        words = ["--repositories-file", "/srv/in/mirror/repositories", "--simulate"]
         if upgraded:
             words += ["--upgrade", *upgraded]
         with tempfile.TemporaryDirectory() as folder:
@@ -163,5 +168,19 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
         return UserError(
             f"{source}: the mirror has no package {names}; correct the name there, "
             "or look at the mirror again: ./inv lock --upgrade"
+        )
+    if tag := re.search(r"world dependency '(\S+)@(\S+)' does not exist", error.output):
+        return UserError(
+            f"{source}: {tag[1]}@{tag[2]}: no repository has the tag {tag[2]}; give it to one of "
+            "repositories in [alpine] of image.toml"
+        )
+    if broken := _BROKEN.findall(error.output):
+        return UserError(
+            "".join(
+                f"{source}: {wish} is asked for, and the mirror has {there}"
+                f"{f', which {needs} needs' if needs else ''}\n"
+                for there, wish, needs in broken
+            )
+            + f"change {source}, or look at the mirror again: ./inv lock --upgrade"
         )
     return error

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from tasks.alpine.apk_format import Package, verify_package, verify_signed
 from tasks.alpine.lock import LockedPackage
-from tasks.alpine.mirror import CountBytes, Mirror, folder_of
+from tasks.alpine.mirror import ALPINE_KEYS, CountBytes, Mirror, Repository, repositories_of
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
 from tasks.core.files import only_one, write_atomically
@@ -77,17 +77,18 @@ def _counting(transferred: Transferred, total: int) -> CountBytes:
 
 
 def fetch_indexed(
-    mirror: Mirror, wanted: Sequence[Package], transferred: Transferred
+    wanted: Sequence[tuple[Package, Repository]], transferred: Transferred
 ) -> dict[str, str]:
-    """Bring what isn't here of packages that a verified index names, the largest first.
+    """Bring what isn't here of packages that verified indexes name, the largest first.
 
     Returns by checksum the SHA-256 of each. Raises UserError where the mirror hasn't got one, or it
     is not what the index says.
     """
 
-    count = _counting(transferred, sum(package.size for package in wanted))
+    count = _counting(transferred, sum(package.size for package, _ in wanted))
 
-    def fetch_one(package: Package) -> tuple[str, str]:
+    def fetch_one(item: tuple[Package, Repository]) -> tuple[str, str]:
+        package, mirror = item[0], item[1].mirror
         note = _note_of(package)
         with only_one(note.name):
             if has_indexed(package, mirror.keys):
@@ -101,7 +102,7 @@ def fetch_indexed(
             write_atomically(note, sha256.encode())
         return package.checksum, sha256
 
-    return dict(_side_by_side(fetch_one, sorted(wanted, key=lambda package: -package.size)))
+    return dict(_side_by_side(fetch_one, sorted(wanted, key=lambda item: -item[0].size)))
 
 
 def fetch_locked(
@@ -115,18 +116,23 @@ def fetch_locked(
     Raises UserError where neither has one, or it is another one.
     """
     missing = [package for package in wanted if not is_here(package.sha256)]
-    source = mirror() if missing else None
+    repositories = repositories_of(alpine, mirror()) if missing else {}
     count = _counting(transferred, sum(package.size for package in missing))
 
     def fetch_one(package: LockedPackage) -> None:
-        assert source is not None
-        path = f"{folder_of(alpine, package.repository)}/{package.file_name}"
-        places = [(source, path)]
+        places = []
+        if repository := repositories.get(package.repository):
+            places = [(repository.mirror, f"{repository.folder}/{package.file_name}")]
         if alpine.archive:
-            archive = Mirror(alpine.archive, source.keys, "the archive")
+            archive = Mirror(alpine.archive, ALPINE_KEYS, "the archive")
             places.append((archive, f"packages/{package.sha256}.apk"))
         with only_one(package.sha256):
             if not is_here(package.sha256):
+                if not places:
+                    raise UserError(
+                        f"apk.lock: {package.name} is from {package.repository}, which is no "
+                        "repository in image.toml; name it there, or run: ./inv lock --upgrade"
+                    )
                 data = _first_good(places, package.sha256, count)
                 write_atomically(place_of(package.sha256), data)
 

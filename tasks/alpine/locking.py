@@ -16,10 +16,13 @@ from tasks.alpine.mirror import (
     INDEX,
     SAMPLE,
     Mirror,
+    Repository,
     choose_mirror,
-    folder_of,
     mirror_of,
+    repositories_of,
+    repository_names,
     same_source,
+    trusted_keys,
 )
 from tasks.core.config import EDGE, Alpine
 from tasks.core.errors import UserError
@@ -36,7 +39,8 @@ INDEXES = CACHE / "indexes"
 def is_current(lock: Lock, alpine: Alpine, worlds: Mapping[str, World]) -> bool:
     """Whether a lock is for this release and these worlds."""
     wanted = {name: tuple(sorted(names)) for name, (_, names) in worlds.items()}
-    return _goes_on(lock, alpine) and lock.wanted == wanted
+    same_places = set(lock.indexes) == set(repository_names(alpine))
+    return _goes_on(lock, alpine) and lock.wanted == wanted and same_places
 
 
 def is_stand_in(lock: Lock, alpine: Alpine) -> bool:
@@ -51,7 +55,7 @@ class _Solution:
     indexes: Mapping[str, bytes]
     static: LockedPackage
     versions: Mapping[str, list[Version]]
-    fresh: Mapping[Version, tuple[Package, str]]  # with the repository of each
+    fresh: Mapping[Version, tuple[Package, Repository]]
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,25 @@ class _Solver:
 
     def solve(self, indexes: Mapping[str, bytes]) -> _Solution:
         """Solve with these indexes. Raises UserError where a world can't be had."""
+        repositories = repositories_of(self.alpine, self.mirror)
         known = {
-            (package.name, package.version): (package, repository)
-            for repository, data in reversed(list(indexes.items()))
-            for package in read_index(data, folder_of(self.alpine, repository))
+            (package.name, package.version): (package, repositories[name])
+            for name, data in reversed(list(indexes.items()))
+            for package in read_index(data, repositories[name].folder)
         }
         locked = self.former.packages[STATIC][0] if self.former else None
         static = locked or _first_apk(self.mirror, known)
         root = static_root(archive.place_of(static.sha256))
-        apk = Apk(self.engine, root, self.mirror.keys, self.alpine)
+        keys = trusted_keys(self.alpine, self.mirror)
+        apk = Apk(self.engine, root, keys, self.alpine)
         versions = {}
         with tempfile.TemporaryDirectory() as folder:
-            for repository, data in indexes.items():
-                write_atomically(Path(folder) / folder_of(self.alpine, repository) / INDEX, data)
+            lines = []
+            for number, (name, data) in enumerate(indexes.items()):
+                write_atomically(Path(folder) / f"{number}/{self.alpine.arch}/{INDEX}", data)
+                tag = f"@{repositories[name].tag} " if repositories[name].tag else ""
+                lines.append(f"{tag}/srv/in/mirror/{number}\n")
+            (Path(folder) / "repositories").write_text("".join(lines))
             for name, world in self.worlds.items():
                 before = self.former.packages.get(name, ()) if self.former else ()
                 paths = [archive.place_of(package.sha256) for package in before]
@@ -119,17 +129,16 @@ def make_lock(
     solution = solver.solve(kept_indexes) if kept_indexes else None
     # What the kept index names and isn't here, the mirror may have dropped since.
     if not solution or not all(
-        archive.has_indexed(p, mirror.keys) for p, _ in solution.fresh.values()
+        archive.has_indexed(p, repository.mirror.keys) for p, repository in solution.fresh.values()
     ):
         solution = solver.solve(_fetched_indexes(mirror, alpine))
 
     _check_release(alpine, solution)
-    fresh = [package for package, _ in solution.fresh.values()]
-    hashes = archive.fetch_indexed(mirror, fresh, transferred)
+    hashes = archive.fetch_indexed(list(solution.fresh.values()), transferred)
     locked = solver.kept
     for version, (p, repository) in solution.fresh.items():
         sha256 = hashes[p.checksum]
-        locked[version] = LockedPackage(p.name, p.version, p.size, sha256, repository)
+        locked[version] = LockedPackage(p.name, p.version, p.size, sha256, repository.name)
     packages = {
         name: tuple(locked[version] for version in some) for name, some in solution.versions.items()
     }
@@ -201,9 +210,10 @@ def _packages(lock: Lock | None) -> list[LockedPackage]:
 
 def _kept_indexes(alpine: Alpine, former: Lock | None) -> dict[str, bytes] | None:
     """The indexes of the former lock, if they are still here."""
-    if former is None or set(former.indexes) != set(alpine.repositories):
+    names = repository_names(alpine)
+    if former is None or set(former.indexes) != set(names):
         return None
-    places = {name: INDEXES / former.indexes[name] for name in alpine.repositories}
+    places = {name: INDEXES / former.indexes[name] for name in names}
     if not all(place.is_file() for place in places.values()):
         return None
     return {name: place.read_bytes() for name, place in places.items()}
@@ -212,19 +222,21 @@ def _kept_indexes(alpine: Alpine, former: Lock | None) -> dict[str, bytes] | Non
 def _fetched_indexes(mirror: Mirror, alpine: Alpine) -> dict[str, bytes]:
     """The verified index of each repository as the mirror has it now; kept for later."""
     found = {}
-    for repository in alpine.repositories:
-        path = f"{folder_of(alpine, repository)}/{INDEX}"
-        found[repository] = mirror.read(path)
-        verify_index(found[repository], mirror.keys, f"{mirror.name}/{path}")
+    for name, repository in repositories_of(alpine, mirror).items():
+        place, path = repository.mirror, f"{repository.folder}/{INDEX}"
+        found[name] = place.read(path)
+        verify_index(found[name], place.keys, f"{place.name}/{path}")
     for data in found.values():
         write_atomically(INDEXES / hashlib.sha256(data).hexdigest(), data)
     return found
 
 
-def _first_apk(mirror: Mirror, known: Mapping[Version, tuple[Package, str]]) -> LockedPackage:
+def _first_apk(
+    mirror: Mirror, known: Mapping[Version, tuple[Package, Repository]]
+) -> LockedPackage:
     for package, repository in known.values():
         if package.name == STATIC:
-            hashes = archive.fetch_indexed(mirror, [package], lambda come, total: None)
+            hashes = archive.fetch_indexed([(package, repository)], lambda come, total: None)
             sha256 = hashes[package.checksum]
-            return LockedPackage(STATIC, package.version, package.size, sha256, repository)
+            return LockedPackage(STATIC, package.version, package.size, sha256, repository.name)
     raise UserError(f"{mirror.name} has no {STATIC}")

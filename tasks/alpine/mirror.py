@@ -157,6 +157,55 @@ def folder_of(alpine: Alpine, repository: str) -> str:
     return f"{alpine.branch}/{repository}/{alpine.arch}"
 
 
+@dataclass(frozen=True)
+class Repository:
+    """An index and its packages: in a `folder` of a mirror. `name` is what `apk.lock` calls it."""
+
+    name: str
+    mirror: Mirror
+    folder: str
+    tag: str = ""
+
+
+def repository_names(alpine: Alpine) -> list[str]:
+    """What `apk.lock` calls the repositories; those with a tag are last."""
+    tagged = sorted(alpine.own, key=lambda own: bool(own.tag))
+    return [*alpine.repositories, *(without_password(own.url) for own in tagged)]
+
+
+def repositories_of(alpine: Alpine, mirror: Mirror) -> dict[str, Repository]:
+    """All repositories by name: those of the mirror, and own ones; those with a tag last.
+
+    Raises UserError where the key of one is missing.
+    """
+    found = [Repository(r, mirror, folder_of(alpine, r)) for r in alpine.repositories]
+    for own in sorted(alpine.own, key=lambda own: bool(own.tag)):
+        keys = _key_folder(_own_key(own.key)) if own.key else package_keys(alpine)
+        name = without_password(own.url)
+        found.append(Repository(name, Mirror(own.url, keys, name), alpine.arch, own.tag))
+    return {repository.name: repository for repository in found}
+
+
+def trusted_keys(alpine: Alpine, mirror: Mirror) -> Path:
+    """A folder with the keys of all repositories: for apk, which makes no difference among them.
+
+    What it is given was verified before, with the keys of its own repository.
+    """
+    found: dict[str, bytes] = {}
+    for repository in repositories_of(alpine, mirror).values():
+        if repository.mirror.keys != mirror.keys:
+            _add_keys(found, _keys_in(repository.mirror.keys), repository.name)
+    return _key_folder(_add_keys(found, _keys_in(mirror.keys), "")) if found else mirror.keys
+
+
+def _own_key(name: str) -> dict[str, bytes]:
+    place = PROJECT / name
+    try:
+        return {place.name: place.read_bytes()}
+    except FileNotFoundError:
+        raise UserError(f"image.toml: [alpine] repositories: there is no key {name}") from None
+
+
 def mirror_of(alpine: Alpine, source: str) -> Mirror:
     """The mirror that `apk.lock` calls `source`; the sample is made if it isn't there yet."""
     if source == SAMPLE:
@@ -172,14 +221,24 @@ def package_keys(alpine: Alpine) -> Path:
     if not alpine.keys:
         return ALPINE_KEYS
     own = PROJECT / alpine.keys
-    found = {path.name: path.read_bytes() for path in sorted(ALPINE_KEYS.glob("*.pub"))}
-    added = {path.name: path.read_bytes() for path in sorted(own.glob("*.pub"))}
-    if not added:
+    if not (added := _keys_in(own)):
         raise UserError(f"image.toml: [alpine] keys: there is no *.pub in {own}")
-    for name in found.keys() & added.keys():
-        if found[name] != added[name]:
-            raise UserError(f"{own / name}: Alpine has another key of that name; rename this one")
-    found |= added
+    return _key_folder(_add_keys(_keys_in(ALPINE_KEYS), added, str(own)))
+
+
+def _keys_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.pub"))}
+
+
+def _add_keys(found: dict[str, bytes], added: dict[str, bytes], where: str) -> dict[str, bytes]:
+    for name, data in added.items():
+        if found.setdefault(name, data) != data:
+            raise UserError(f"{where}: {name}: another key has this name; rename one of the two")
+    return found
+
+
+def _key_folder(found: dict[str, bytes]) -> Path:
+    """A folder with these keys, which never changes."""
     digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
     place = CACHE / "keys" / digest[:16]
     if not place.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.alpine import archive
 from tasks.alpine.apk import STATIC, Apk, static_root
 from tasks.alpine.lock import Lock, LockedPackage, digest
-from tasks.alpine.mirror import Mirror, mirror_of
+from tasks.alpine.mirror import Mirror, mirror_of, trusted_keys
 from tasks.core.cache import mark_used
 from tasks.core.config import Alpine
 from tasks.core.files import folder_for
@@ -66,4 +66,4 @@ def package_set(lock: Lock, alpine: Alpine, transferred: archive.Transferred) ->
     archive.fetch_locked(alpine, mirror, sorted(packages), transferred)
     for package in packages:
         mark_used(archive.place_of(package.sha256))
-    return PackageSet(lock, alpine, mirror_of(alpine, source).keys)
+    return PackageSet(lock, alpine, trusted_keys(alpine, mirror()))

@@ -39,8 +39,28 @@ def _texts(default: tuple[str, ...], pattern: str, wanted: str) -> Any:
     return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
 
 
+_NAME = r"[A-Za-z0-9][A-Za-z0-9+._-]*"
+_VERSION = r"[<>=~]{1,2}[A-Za-z0-9._-]+"
+# A word of apk's world: a package, of a version perhaps, from a tagged repository, or not at all.
+WORLD_WORD = re.compile(rf"!{_NAME}|{_NAME}({_VERSION})?(@[A-Za-z0-9._-]+)?({_VERSION})?")
+WORLD_WANTED = 'packages, like "curl", "curl=8.9.1-r0", "curl~8.9", "curl@tag" or "!curl"'
+
+
 def _packages() -> Any:
-    return _texts((), r"[a-z0-9][A-Za-z0-9+._-]*", "names of packages")
+    return _texts((), WORLD_WORD.pattern, WORLD_WANTED)
+
+
+@dataclass(frozen=True)
+class OwnRepository:
+    """A repository that isn't one of the mirror's: what a line of /etc/apk/repositories says.
+
+    `url` is the folder that has `x86_64/APKINDEX.tar.gz`; `key` a file of the project with the
+    public key that signs it, nothing where the mirror's keys do.
+    """
+
+    url: str = _text("", r"https?://\S+", "an http(s) URL")
+    key: str = _text("", r".*", "a file with a public key")
+    tag: str = _text("", r"[A-Za-z0-9._-]*", "letters and digits")
 
 
 def _whole(default: int, least: int, most: int) -> Any:
@@ -66,11 +86,13 @@ class Alpine:
     mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
     archive: str = _text("", r"(https?://\S+)?", "an http(s) URL, or nothing")
+    # Those of the mirror by name; in the file own ones stand among them.
     repositories: tuple[str, ...] = _texts(
         ("main", "community"),
         r"[a-z0-9][a-z0-9._-]*",
-        'names of repositories, like "main"',
+        'names of repositories, like "main", URLs, or {url = "https://...", key = "a.rsa.pub"}',
     )
+    own: tuple[OwnRepository, ...] = dataclasses.field(default=(), metadata={"key": False})
     kernel: Literal["virt", "lts"] = "virt"
     available: tuple[str, ...] = _packages()
 
@@ -186,6 +208,8 @@ class Config:
     build: Build = Build()
 
 
+Found = tuple[Any, Callable[[], str]]  # a value, and what says where it stands
+
 SECTIONS: dict[str, Any] = typing.get_type_hints(Config)
 
 
@@ -217,15 +241,17 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
                 where = _place(path, text, section, key)
                 raise UserError(f'{where} unknown key "{key}", {_nearest(key, known)}')
     for section, cls in SECTIONS.items():
-        given = {
-            key: _checked(value, section, key, partial(_place, path, text, section, key))
+        found: dict[str, Found] = {
+            key: (value, partial(_place, path, text, section, key))
             for key, value in raw.get(section, {}).items()
         }
         for key in _fields(section):
             if (name := _variable(section, key)) in environ:
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
-                given[key] = _checked(value, section, key, partial(str, f"{name}:"))
-        sections[section] = cls(**given)
+                found[key] = (value, partial(str, f"{name}:"))
+        own = {"own": _take_own_repositories(found)} if section == "alpine" else {}
+        given = {key: _checked(value, cls, key, place) for key, (value, place) in found.items()}
+        sections[section] = cls(**given, **own)
     config = Config(**sections)
     if "belay" not in config.boot.features:
         where = _place(path, text, "boot", "features")
@@ -249,7 +275,12 @@ def _variable(section: str, key: str) -> str:
 
 
 def _fields(section: str) -> dict[str, dataclasses.Field[Any]]:
-    return {item.name: item for item in dataclasses.fields(SECTIONS[section])}
+    """What may stand in a section."""
+    return _keys(SECTIONS[section])
+
+
+def _keys(cls: Any) -> dict[str, dataclasses.Field[Any]]:
+    return {item.name: item for item in dataclasses.fields(cls) if item.metadata.get("key", True)}
 
 
 def _place(path: Path, text: str, section: str, key: str = "") -> str:
@@ -279,10 +310,36 @@ def _from_text(text: str, wanted: Any) -> object:
     return text.split() if typing.get_origin(wanted) is tuple else text
 
 
-def _checked(value: object, section: str, key: str, where: Callable[[], str]) -> Any:
+def _take_own_repositories(found: dict[str, Found]) -> tuple[OwnRepository, ...]:
+    """Take out of the list of repositories what is none of the mirror's by name."""
+    listed, where = found.get("repositories", (None, str))
+    if not isinstance(listed, list):
+        return ()
+    names, own = [], []
+    for item in listed:
+        if isinstance(item, str) and not item.startswith("http"):
+            names.append(item)
+            continue
+        table = item if isinstance(item, dict) else {"url": item}
+        for key in table:
+            if key not in _keys(OwnRepository):
+                near = _nearest(key, _keys(OwnRepository))
+                raise UserError(f'{where()} repositories: unknown key "{key}", {near}')
+        given = {
+            key: _checked(value, OwnRepository, key, lambda: f"{where()} repositories:")
+            for key, value in {"url": "", **table}.items()
+        }
+        own.append(OwnRepository(**given | {"url": given["url"].rstrip("/")}))
+    found["repositories"] = (names, where)
+    if not names:  # those of the mirror needn't be named
+        del found["repositories"]
+    return tuple(own)
+
+
+def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any:
     """`value` if it is what the field allows, lists as tuples; else a UserError that says where."""
-    kind = typing.get_type_hints(SECTIONS[section])[key]
-    rule = _fields(section)[key].metadata
+    kind = typing.get_type_hints(cls)[key]
+    rule = _keys(cls)[key].metadata
 
     def refuse(wanted: str) -> UserError:
         return UserError(f"{where()} {key}: found {value!r}, wanted {wanted}")

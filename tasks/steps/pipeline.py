@@ -6,6 +6,7 @@ This is the place to see what depends on what. It is pure: nothing runs here.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 
 from tasks.alpine import on_hand
@@ -15,7 +16,8 @@ from tasks.alpine.mirror import INDEX
 from tasks.alpine.numbers import Numbers
 from tasks.alpine.package_set import PackageSet
 from tasks.alpine.tree import pack_chroot
-from tasks.core.config import Config
+from tasks.core.config import WORLD_WANTED, WORLD_WORD, Config
+from tasks.core.errors import UserError
 from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
@@ -30,10 +32,22 @@ WORLD_FILE = PROJECT / "rootfs" / "world"
 
 
 def system_world(config: Config) -> tuple[str, ...]:
-    """The packages of the node: those of `rootfs/world`, and the kernel."""
-    lines = read_text(WORLD_FILE).splitlines()
-    words = [word for line in lines for word in line.split("#")[0].split()]
+    """The packages of the node: those of `rootfs/world`, and the kernel.
+
+    Raises UserError for a word that apk wouldn't understand.
+    """
+    words = []
+    for number, line in enumerate(read_text(WORLD_FILE).split("\n"), start=1):
+        for word in line.split("#")[0].split():
+            if not WORLD_WORD.fullmatch(word):
+                raise UserError(f'rootfs/world:{number}: found "{word}", wanted {WORLD_WANTED}')
+            words.append(word)
     return (*words, f"linux-{config.alpine.kernel}")
+
+
+def node_world(config: Config) -> list[str]:
+    """The same for apk on the node, which knows no tags: it has other repositories."""
+    return [re.sub(r"@[^<>=~]+", "", word) for word in system_world(config)]
 
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
@@ -72,7 +86,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "keys": Known(packages.keys, ""),  # which key signed a package doesn't change it
         },
         env={
-            "WORLD": " ".join(system_world(config)),
+            "WORLD": " ".join(node_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine)),
         },
         outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),

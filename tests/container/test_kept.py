@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -115,25 +115,29 @@ class Offer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(sample_mirror("3.23"), folder, copy_function=link)
-        private = rsa.generate_private_key(65537, 2048)
-        self.key = SigningKey("offer.rsa.pub", private)
-        (folder / "keys" / self.key.name).write_bytes(
-            private.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-        )
+        self.key = new_key(folder / "keys/offer.rsa.pub")
         self.add()
 
     def add(self, *drafts: Draft) -> None:
-        index = []
-        for draft in drafts:
-            data, fields = write_package(draft, self.key)
-            name = f"{fields['P']}-{fields['V']}.apk"
-            (self.folder / COMMUNITY / name).write_bytes(data)
-            index.append(fields)
-        (self.folder / COMMUNITY / "APKINDEX.tar.gz").unlink()
-        data = write_index(index, self.key, "offer")
-        (self.folder / COMMUNITY / "APKINDEX.tar.gz").write_bytes(data)
+        publish(self.folder / COMMUNITY, self.key, drafts)
+
+
+def new_key(public: Path) -> SigningKey:
+    private = rsa.generate_private_key(65537, 2048)
+    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(private.public_key().public_bytes(pem, info))
+    return SigningKey(public.name, private)
+
+
+def publish(folder: Path, key: SigningKey, drafts: Sequence[Draft]) -> None:
+    """Have just these packages in a folder of a repository."""
+    index = []
+    for draft in drafts:
+        data, fields = write_package(draft, key)
+        (folder / f"{fields['P']}-{fields['V']}.apk").write_bytes(data)
+        index.append(fields)
+    (folder / "APKINDEX.tar.gz").unlink(missing_ok=True)
+    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key, "offer"))
 
 
 def link(source: str, target: str) -> None:
@@ -353,6 +357,32 @@ def test_users_and_groups_keep_their_numbers(
     assert last["carl"] not in found.values()
     lock = tomli.loads((project.root / "apk.lock").read_text())
     assert {"anna", "bert", "carl", "nobody"} <= lock["users"].keys() & lock["groups"].keys()
+
+
+def test_packages_come_from_repositories_beyond_the_mirror(
+    project: Project, in_container: InContainer, tmp_path: Path
+) -> None:
+    (tmp_path / "own/x86_64").mkdir(parents=True)
+    key = new_key(project.root / "me@example.org-5f.rsa.pub")
+    publish(tmp_path / "own/x86_64", key, [package("reel", Entry("usr/bin/reel", 0o755, b"x"))])
+    server = Mirror(tmp_path / "own")
+    image = project.root / "image.toml"
+    own = f'{{url = "{server.url}", key = "{key.name}", tag = "mine"}}'
+    image.write_text(
+        image.read_text().replace('"main", "community"', f'"main", "community", {own}')
+    )
+    want(project, "reel@mine", "musl>1", "!nothing")
+    project.inv("rootfs")
+    server.close()
+    assert listed(in_container, project)["usr/bin/reel"] == "-rwxr-xr-x 0/0"
+    root = project.build / "root.squashfs"
+    world = in_container("unsquashfs -cat in/root etc/apk/world", root=root).split()
+    assert {"reel", "musl>1", "!nothing"} <= set(world)
+
+    want(project, "one,two")
+    done = project.run("rootfs")
+    assert done.returncode == 1
+    assert 'rootfs/world:21: found "one,two", wanted packages, like "curl", ' in done.stderr
 
 
 TRUSTED = Entry("usr/bin/odd", 0o755, b"x", xattrs={"trusted.odd": b"1"})

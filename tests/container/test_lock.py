@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tasks.alpine import archive
 from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
 from tasks.alpine.lock import Lock
-from tasks.alpine.locking import make_lock
+from tasks.alpine.locking import is_current, make_lock
 from tasks.alpine.package_set import package_set
-from tasks.core.config import Alpine
+from tasks.core.config import Alpine, OwnRepository
 from tasks.core.errors import UserError
 from tasks.engines.bubblewrap import Bubblewrap
 from tasks.sample.mirror import KEY_FILE, sample_mirror
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.container
 class Shop:
     """A mirror of `rope`, which needs `hook`, and of whatever else is put into it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: str = "v3.23/main/x86_64") -> None:
         self.folder = folder
-        self.main = folder / "v3.23/main/x86_64"
+        self.main = folder / place
         self.main.mkdir(parents=True)
         sample = sample_mirror("3.23")
         shutil.copytree(sample / "keys", folder / "keys")
@@ -72,6 +72,27 @@ def alpine(shop: Shop) -> Iterator[Alpine]:
     server = Mirror(shop.folder)
     yield Alpine(mirror=server.url, keys=str(shop.folder / "keys"), repositories=("main",))
     server.close()
+
+
+class OwnShop(Shop):
+    """A repository by itself, with a key of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "x86_64")
+        private = rsa.generate_private_key(65537, 2048)
+        self.key = SigningKey("me@example.org-5f.rsa.pub", private)
+        self.key_file = folder / self.key.name
+        pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        self.key_file.write_bytes(private.public_key().public_bytes(pem, info))
+        self.server = Mirror(folder)
+        self.url = self.server.url.replace("http://", "http://me:secret@")
+
+
+@pytest.fixture
+def own_shop(tmp_path: Path) -> Iterator[OwnShop]:
+    shop = OwnShop(tmp_path / "own")
+    yield shop
+    shop.server.close()
 
 
 def lock(
@@ -135,3 +156,64 @@ def test_a_package_that_was_replaced_is_refused(
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: is not the package that apk\.lock names"):
         package_set(first, alpine, lambda come, total: None)
     assert not archive.is_here(first.packages["system"][0].sha256)
+
+
+def test_repositories_beyond_the_mirror(
+    shop: Shop, own_shop: OwnShop, alpine: Alpine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shop.offer(rope="1-r0", hook="1-r0")
+    own_shop.offer(rope="5-r0", hook="5-r0", reel="1-r0")
+    own = OwnRepository(own_shop.url, str(own_shop.key_file))
+    place = own_shop.server.url
+    without = lock(alpine, "rope")
+
+    both = replace(alpine, own=(own,))
+    found = lock(both, "rope reel")
+    assert versions(found) == {"rope": "5-r0", "hook": "5-r0", "reel": "1-r0"}
+    assert {p.repository for p in found.packages["system"]} == {place}, "without the password"
+    assert set(found.indexes) == {"main", place}
+    assert not is_current(without, both, {"system": ("rootfs/world", ("rope",))})
+    assert versions(lock(both, "rope reel", without)) == {
+        "rope": "1-r0",
+        "hook": "1-r0",
+        "reel": "1-r0",
+    }
+
+    tagged = replace(alpine, own=(replace(own, tag="mine"),))
+    assert versions(lock(tagged, "rope hook@mine")) == {"rope": "1-r0", "hook": "5-r0"}
+
+    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    assert package_set(found, both, lambda come, total: None).folder("system")
+    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty too")
+    with pytest.raises(UserError, match=f"is from {place}, which is no repository in image.toml"):
+        package_set(found, alpine, lambda come, total: None)
+
+
+def test_a_key_counts_for_its_own_repository_only(
+    shop: Shop, own_shop: OwnShop, alpine: Alpine
+) -> None:
+    own = OwnRepository(own_shop.url, str(own_shop.key_file))
+    shop.key = own_shop.key
+    shop.offer(rope="6-r0", hook="6-r0")
+    with pytest.raises(UserError, match=r"v3\.23/main/x86_64/APKINDEX\.tar\.gz: .*me@example"):
+        lock(replace(alpine, own=(own,)), "rope")
+    with pytest.raises(UserError, match=r"there is no key keys/none\.pub"):
+        lock(replace(alpine, own=(replace(own, key="keys/none.pub"),)), "rope")
+
+
+def test_worlds_say_what_apk_understands(shop: Shop, alpine: Alpine) -> None:
+    shop.offer(rope="2-r0", hook="2-r0", sling="2-r0")
+    assert versions(lock(alpine, "rope hook=2-r0 sling>1")) == dict.fromkeys(
+        ("rope", "hook", "sling"), "2-r0"
+    )
+    assert versions(lock(alpine, "hook~2")) == {"hook": "2-r0"}
+    for words, said in {
+        "rope hook=1-r0": "hook=1-r0 is asked for, and the mirror has hook-2-r0, which rope-2",
+        "hook<2": "rootfs/world: hook<2 is asked for, and the mirror has hook-2-r0\nchange root",
+        "rope !hook": "!hook is asked for, and the mirror has hook-2-r0, which rope-2-r0 needs",
+        "rope@nowhere": "rootfs/world: rope@nowhere: no repository has the tag nowhere; give it to",
+        "noose=1-r0": "rootfs/world: the mirror has no package noose",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            lock(alpine, words)
+        assert said in str(caught.value)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import Config, load_config
+from tasks.core.config import Config, OwnRepository, load_config
 from tasks.core.errors import UserError
 from tasks.core.paths import CONFIG_FILE
 
@@ -56,6 +56,10 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         (f"[boot]\ncmdline = '{'a' * 1501}'\n", "at most 1500 ASCII characters"),
         ("[os]\nname = 1\n", "[os] name: found 1, wanted a string in quotes"),
         ("[os\n", "image.toml: is not valid TOML"),
+        ("[alpine]\nrepositories = [{key = 'a'}]\n", "repositories: url: found '', wanted an http"),
+        ("[alpine]\nrepositories = [{ulr = 'a'}]\n", 'unknown key "ulr", did you mean "url"?'),
+        ("[alpine]\nrepositories = [3]\n", "repositories: url: found 3, wanted a string"),
+        ("[alpine]\navailable = ['a b']\n", '"curl", "curl=8.9.1-r0", "curl~8.9", "curl@tag"'),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -102,6 +106,38 @@ def test_the_rolling_branch_and_any_repository(tmp_path: Path) -> None:
     config = load(tmp_path, text)
     assert config.alpine.branch == "edge"
     assert config.alpine.repositories == ("main", "my-own2.x")
+
+
+OWN = """[alpine]
+repositories = [
+  "main", "https://u:p@a.example/x/", {url = "https://b.example/v1", key = "keys/b.pub"}
+]
+"""
+TABLES = """[alpine]
+kernel = "virt"
+[[alpine.repositories]]
+url = "http://c.example/edge/testing"
+tag = "testing"
+[[alpine.repositories]]
+url = "http://d.example/"
+"""
+
+
+def test_repositories_beyond_the_mirror_have_a_url(tmp_path: Path) -> None:
+    alpine = load(tmp_path, OWN).alpine
+    assert alpine.repositories == ("main",)
+    assert alpine.own == (
+        OwnRepository("https://u:p@a.example/x"),
+        OwnRepository("https://b.example/v1", "keys/b.pub"),
+    )
+    alpine = load(tmp_path, TABLES).alpine
+    assert alpine.repositories == ("main", "community"), "the mirror's needn't be named"
+    assert alpine.own == (
+        OwnRepository("http://c.example/edge/testing", tag="testing"),
+        OwnRepository("http://d.example"),
+    )
+    alpine = load(tmp_path, "", BELAY_ALPINE_REPOSITORIES="main http://d.example").alpine
+    assert (alpine.repositories, alpine.own) == (("main",), (OwnRepository("http://d.example"),))
 
 
 def test_words_of_the_kernel_may_have_a_number_sign_inside(tmp_path: Path) -> None:

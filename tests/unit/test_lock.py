@@ -55,7 +55,7 @@ def test_the_projects_keys_are_trusted_beside_alpines(
     assert len(alpines) >= 3 and found == {*alpines, "me@example.org-1.rsa.pub"}
     assert package_keys(Alpine()) == ALPINE_KEYS
     (tmp_path / "mine" / min(alpines)).write_text("not Alpine's")
-    with pytest.raises(UserError, match="Alpine has another key of that name"):
+    with pytest.raises(UserError, match="another key has this name"):
         package_keys(own)
 
 
