@@ -34,6 +34,7 @@ class Entry:
     user: str = "root"  # names count more than numbers, where the system has them
     group: str = "root"
     twin: str | None = None  # of a hard link: the file that it is another name of
+    device: tuple[int, int] | None = None  # of a character device
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -58,6 +59,8 @@ def tar_of(entries: Iterable[Entry], *, end: bool, checksums: bool, mtime: int =
         content = entry.data or b""
         if entry.target is not None:
             info.type, info.linkname, content = tarfile.SYMTYPE, entry.target, b""
+        elif entry.device:
+            info.type, (info.devmajor, info.devminor) = tarfile.CHRTYPE, entry.device
         elif entry.twin is not None:
             info.type, info.linkname = tarfile.LNKTYPE, entry.twin
         elif entry.data is None:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from tasks.alpine.apk_database import InstalledPackage, read_database
 from tasks.alpine.apk_format import text_of
 from tasks.alpine.numbers import installed_numbers
+from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note, read_notes
 
@@ -76,10 +77,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                     f"a package has {name!r}: no list of files can hold a name with a newline"
                 )
             if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-                raise UserError(
-                    f"a package has {name}, which is a device, a pipe or the like: an image holds "
-                    "files, folders and links only; leave the package out, or make it at boot"
-                )
+                raise _special(f"a package has {name}")
             reader = source.extractfile(member) if member.isreg() or member.islnk() else None
             if name == kernel and reader:
                 (folder / "vmlinuz").write_bytes(reader.read())
@@ -105,6 +103,21 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     (folder / "chroot.xattrs").write_bytes(_attributes(folder / XATTRS, packages))
     (folder / "chroot.numbers").write_text(json.dumps(asdict(installed_numbers(*accounts))))
     (folder / "root.tar").unlink()
+
+
+def explain_installation(error: CommandError) -> UserError:
+    """What it means that packages couldn't be installed, where that is known."""
+    refused = re.search(
+        r"ERROR: (\S+): failed to extract (.+): Operation not permitted", error.output
+    )
+    return _special(f"{refused[1]} has {refused[2]}") if refused else error
+
+
+def _special(what: str) -> UserError:
+    return UserError(
+        f"{what}, which is a device, a pipe or the like: an image holds files, folders and links "
+        "only; leave the package out, or make it at boot"
+    )
 
 
 def _content(root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: str) -> bytes:

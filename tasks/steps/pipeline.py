@@ -15,7 +15,7 @@ from tasks.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initr
 from tasks.alpine.mirror import INDEX
 from tasks.alpine.numbers import Numbers
 from tasks.alpine.package_set import PackageSet
-from tasks.alpine.tree import pack_chroot
+from tasks.alpine.tree import explain_installation, pack_chroot
 from tasks.core.config import WORLD_WANTED, WORLD_WORD, Config
 from tasks.core.errors import UserError
 from tasks.core.files import read_text
@@ -92,6 +92,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
         outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),
         finish=pack_chroot,
         note_owners=True,
+        explain=explain_installation,
     )
 
 

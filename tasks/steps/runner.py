@@ -126,7 +126,9 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             if step.script:
                 engine.run(item.job(root, out, written), log)
         except CommandError as error:
-            raise UserError(f"{error}\nto look around in it: ./inv shell {step.name}") from None
+            reason = step.explain(error) if step.explain else error
+            look = f"\nto look around in it: ./inv shell {step.name}" if reason is error else ""
+            raise UserError(f"{reason}{look}") from None
         if step.finish:
             step.finish(out, item.paths(written))
         record = {"parts": dict(item.parts), "seconds": time.monotonic() - start}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
 from tasks.core.paths import CACHE, PROJECT
 from tasks.core.sources import files_below, gather
@@ -53,6 +54,7 @@ class Step:
     `finish` does on the host what the container has no tool for, or what would only carry large
     files in and out of it; a step without a script has nothing else. It is given the folder of
     outputs and the paths of all inputs, also of `host_inputs`, which the container doesn't see.
+    `explain` says what a failure of the script means, where that is known.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Step:
     finish: Callable[[Path, Mapping[str, Path]], None] | None = None
     host_inputs: Mapping[str, Input] = field(default_factory=dict)
     note_owners: bool = False  # see Job
+    explain: Callable[[CommandError], UserError] | None = None
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.container
 
 COMMUNITY = "v3.23/community/x86_64"
 APP = {"uid": 850, "gid": 850, "user": "app", "group": "app"}
+DEEP = f"var/deep/{'d' * 200}"
 OF_GROUP = {"gid": 850, "group": "app"}
 ADDS_USER = b"#!/bin/sh\naddgroup -S -g 850 app\nadduser -S -u 850 -G app app\nexit 0\n"
 SETS_OWNERS = b"""\
@@ -65,6 +66,8 @@ WANTED = {
     "etc/app/o'd \"d\\": "-rw------- 850/850",
     "etc/app/two  blanks": "-rw------- 850/850",
     "etc/app/b\udcff": "-rw------- 850/850",
+    "etc/app/ both ends ": "-rw------- 850/850",
+    f"{DEEP}/{'n' * 250}": "-rws--x--x 850/850",
     "usr/bin/twin": "-rwxr-sr-x 0/850",
     # What the install script asks for.
     "var/lib/queue": "drwxr-x--- 850/850",
@@ -90,6 +93,8 @@ ENTRIES = (
     Entry("etc/app/o'd \"d\\", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("etc/app/two  blanks", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("usr/merged", 0o755),
+    Entry("etc/app/ both ends ", 0o600, b"x", **APP),  # type: ignore[arg-type]
+    Entry(f"{DEEP}/{'n' * 250}", 0o4711, b"x", **APP),  # type: ignore[arg-type]
     Entry("etc/app/b\udcff", 0o600, b"x", **APP),  # type: ignore[arg-type]
     Entry("usr/bin/twin", 0o2755, twin="usr/bin/postdrop", **OF_GROUP),  # type: ignore[arg-type]
     Entry("usr/bin/pinger", 0o755, b"x", xattrs={"security.capability": MAY_PING}),
@@ -403,13 +408,17 @@ os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
             package("pipe", post_install=b"#!/bin/sh\nmkfifo /var/pipe\n"),
             "a package has var/pipe, which is a device, a pipe or the like",
         ),
+        (
+            package("null", Entry("usr/lib/null", 0o666, device=(1, 3))),
+            "null-1.0-r0 has usr/lib/null, which is a device, a pipe or the like",
+        ),
         (package("odd", TRUSTED), "odd-1.0-r0 has extended attributes that can't be set here"),
         (
             package("acl", Entry("etc/listed", 0o640, b"x"), post_install=LISTS_READERS),
             "a script of a package gives etc/listed sys",
         ),
     ],
-    ids=["pipe", "attribute", "acl"],
+    ids=["pipe", "device", "attribute", "acl"],
 )
 def test_what_an_image_cant_hold_is_refused(
     offer: Offer, project: Project, draft: Draft, said: str
