@@ -74,6 +74,8 @@ def build(
             return []
         forced = [target] if force else []
         outcomes = ensure(plan.steps, plan.root, plan.engine, progress, forced)
+        # To make the plan, some may have been built already.
+        outcomes = [progress.built.get(outcome.step, outcome) for outcome in outcomes]
         if any(outcome.step == "rootfs" and outcome.state == "built" for outcome in outcomes):
             for note in notes():
                 say(f"note: {note}")

@@ -40,6 +40,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
+        self.built: dict[str, Outcome] = {}  # by step, what was built while this was shown
         self._running: dict[str, tuple[float, str]] = {}
         self._line_due: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -113,6 +114,8 @@ class Progress:
     def ended(self, outcome: Outcome) -> None:
         """A step is over."""
         self.stopped(outcome.step)
+        if outcome.state == "built":
+            self.built[outcome.step] = outcome
 
     def stopped(self, name: str) -> None:
         """`name` is over."""

@@ -18,8 +18,8 @@ import socket
 import stat
 import struct
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,20 +70,20 @@ def noted(output: Path) -> Iterator[tuple[list[str], list[int]]]:
     At the end they are in `output`/owners.json, which isn't there if the kernel can't notify.
     """
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
         filters = [in_memory(filter_program(answer)) for answer in (NOTIFY, SUCCEED)]
         descriptors = [theirs.fileno(), *filters]
-        listening = threading.Thread(target=_listen, args=(ours, output / NOTES))
-        listening.start()
+        listening = pool.submit(_listen, ours)
         try:
             words = [sys.executable, "-I", "-S", str(under_filter.__file__)]
             yield words + [str(descriptor) for descriptor in descriptors], descriptors
         finally:
             # The listener's end: of the socket if none came, else of all that ran under it.
             theirs.close()
-            listening.join()
             for descriptor in filters:
                 os.close(descriptor)
+        if (notes := listening.result()) is not None:
+            (output / NOTES).write_text(json.dumps([asdict(note) for note in notes]))
 
 
 def in_memory(data: bytes) -> int:
@@ -94,11 +94,11 @@ def in_memory(data: bytes) -> int:
     return descriptor
 
 
-def _listen(channel: socket.socket, place: Path) -> None:
-    """Answer until nothing is left that could ask; then write the notes."""
+def _listen(channel: socket.socket) -> list[Note] | None:
+    """Answer until nothing is left that could ask; the notes, or None if no listener came."""
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
     if not descriptors:
-        return
+        return None
     (listener,) = descriptors
     notes: list[Note] = []
     waiting = select.poll()
@@ -108,7 +108,7 @@ def _listen(channel: socket.socket, place: Path) -> None:
             _answer(listener, notes)
     finally:
         os.close(listener)  # with it, what still asks is refused
-    place.write_text(json.dumps([asdict(note) for note in notes]))
+    return notes
 
 
 def _answer(listener: int, notes: list[Note]) -> None:
