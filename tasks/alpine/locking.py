@@ -17,6 +17,7 @@ from tasks.alpine.mirror import (
     SAMPLE,
     Mirror,
     Repository,
+    Unreachable,
     choose_mirror,
     mirror_of,
     repositories_of,
@@ -126,12 +127,21 @@ def make_lock(
     solver = _Solver(alpine, worlds, mirror, engine, former, upgrade or ())
 
     kept_indexes = _kept_indexes(alpine, former) if upgrade is None else None
-    solution = solver.solve(kept_indexes) if kept_indexes else None
+    solution, problem = None, None
+    if kept_indexes:
+        try:
+            solution = solver.solve(kept_indexes)
+        except UserError as error:  # the mirror may have it by now
+            problem = error
     # What the kept index names and isn't here, the mirror may have dropped since.
     if not solution or not all(
         archive.has_indexed(p, repository.mirror.keys) for p, repository in solution.fresh.values()
     ):
-        solution = solver.solve(_fetched_indexes(mirror, alpine))
+        try:
+            indexes = _fetched_indexes(mirror, alpine)
+        except Unreachable as error:
+            raise problem or error from None
+        solution = solver.solve(indexes)
 
     _check_release(alpine, solution)
     hashes = archive.fetch_indexed(list(solution.fresh.values()), transferred)

@@ -217,3 +217,16 @@ def test_worlds_say_what_apk_understands(shop: Shop, alpine: Alpine) -> None:
         with pytest.raises(UserError) as caught:
             lock(alpine, words)
         assert said in str(caught.value)
+
+
+def test_a_package_that_is_new_on_the_mirror_is_found(shop: Shop, alpine: Alpine) -> None:
+    shop.offer(rope="1-r0", hook="1-r0")
+    first = lock(alpine, "rope")
+    with pytest.raises(UserError, match="the mirror has no package reel"):
+        lock(alpine, "rope reel", first)
+    shop.offer(rope="2-r0", hook="2-r0", reel="1-r0")
+    found = versions(lock(alpine, "rope reel", first))
+    assert found == {"rope": "1-r0", "hook": "1-r0", "reel": "1-r0"}
+    away = replace(alpine, mirror="http://127.0.0.1:1")
+    with pytest.raises(UserError, match="the mirror has no package loop"):
+        lock(away, "rope loop", first)
