@@ -6,8 +6,10 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from tasks.core.commands import CommandError
@@ -151,11 +153,30 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
         for entry, item in step.all_inputs.items():
             parts[entry] = _digest(item, before)
         if step.finish:
-            parts[f"{step.finish.__name__}()"] = tree_digest(Path(inspect.getfile(step.finish)))
+            parts[f"{step.finish.__name__}()"] = _code_digest(step.finish.__module__)
         text = json.dumps([name, parts], sort_keys=True)
         key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         done[name] = Keyed(step, key, before, parts)
     return done
+
+
+@cache
+def _code_digest(name: str) -> str:
+    """The hash of a module, and of those beside it that it imports, and so on."""
+    names, queue = set(), [name]
+    while queue:
+        if (name := queue.pop()) not in names:
+            names.add(name)
+            imported = {
+                getattr(thing, "__module__", "") for thing in vars(sys.modules[name]).values()
+            }
+            queue += [other for other in imported if _folder(other) == _folder(name)]
+    files = (tree_digest(Path(inspect.getfile(sys.modules[name]))) for name in sorted(names))
+    return hashlib.sha256("".join(files).encode()).hexdigest()
+
+
+def _folder(module: object) -> str:
+    return str(module).rpartition(".")[0]
 
 
 def _digest(item: Input, before: Mapping[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,3 +208,30 @@ def test_the_picture_has_every_step_and_every_arrow(project: Project) -> None:
     assert [element.text for element in picture if element.tag.endswith("text")] == [
         "rope", "a < b", "knot", "c",
     ]  # fmt: skip
+
+
+def test_the_code_of_a_step_is_all_that_it_imports_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "strands"
+    package.mkdir()
+
+    def digest(**texts: str) -> str:
+        for name in ("strands.one", "strands.two", "strands.three"):
+            sys.modules.pop(name, None)
+        for name, text in texts.items():
+            (package / f"{name}.py").write_text(text)
+        step._code_digest.cache_clear()
+        importlib.invalidate_caches()
+        importlib.import_module("strands.one")
+        return step._code_digest("strands.one")
+
+    first = digest(
+        one="from json import dumps\nfrom strands.two import two\n",
+        two="from strands.three import three\n\n\ndef two():\n    pass\n",
+        three="def three():\n    pass\n",
+        four="def four():\n    pass\n",
+    )
+    assert digest(four="") == first
+    assert digest(three="def three():\n    return 100\n") != first
