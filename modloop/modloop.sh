@@ -1,55 +1,74 @@
 #!/bin/sh
-# Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware.
+# Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware. out/note has a
+# line that says what is in it.
 #   in/modules.tar
+#   in/firmware.list  in/firmware.awk
 #   in/overlay-firmware   rootfs/overlay/lib/firmware, if there is any
-#   $MODULES    names of modules, or nothing for all
+#   in/pc                 names of the modules of common PCs
+#   in/firmware           patterns of firmware that is wanted, whatever modules say
+#   $MODULES    names of modules, "pc" for those in in/pc, or nothing for all
 set -eu
 
+refuse() {
+	echo "ERROR: $*" >&2
+	exit 1
+}
+# KiB of the modules below $1, packed or not.
+size_of_modules() {
+	find "$1" -name '*.ko*' -exec stat -c %s {} + | awk '{ size += $1 } END { printf "%d\n", size / 1024 }'
+}
+
+# In memory, but for what would need too much: what is packed here unpacks to four times as much.
 tree=/tmp/tree
-mkdir -p /tmp/all "$tree/lib" "$tree/firmware"
-tar -xf in/modules.tar -C /tmp/all lib/modules
-# All firmware there is can be large: not into memory.
-tar -xf in/modules.tar -C out lib/firmware 2>/dev/null || true # a system without firmware
-mv /tmp/all/lib/modules "$tree/lib/modules"
+[ "$(stat -c %s in/modules.tar)" -lt $((64 * 1048576)) ] || tree=/srv/out/tree
+mkdir -p "$tree/lib/firmware"
+tar -xf in/modules.tar -C "$tree" lib/modules
 kernel=$(ls "$tree/lib/modules")
 rm -f "$tree/lib/modules/$kernel/vmlinuz" # a link to the kernel, which is in the boot part
+all=$(find "$tree/lib/modules" -name '*.ko*' | wc -l)
 
 # Only what is wanted, with all that it needs: modprobe knows, by modules.dep.
+dropped=0
 if [ -n "$MODULES" ]; then
-	for name in $MODULES; do
-		modprobe -d "$tree" -S "$kernel" --show-depends "$name" || {
-			echo "modloop.modules in image.toml: the kernel $kernel has no module \"$name\"" >&2
-			exit 1
-		}
-	done >/tmp/loads
+	names=$MODULES
+	[ "$MODULES" != pc ] || names=$(sed 's/#.*//' in/pc)
+	before=$(size_of_modules "$tree")
+	# shellcheck disable=SC2086 # words
+	modprobe -d "$tree" -S "$kernel" --show-depends -a $names >/tmp/loads 2>/tmp/said || true
+	unknown=$(sed -n 's/^modprobe: .*Module \([^ ]*\) not found.*/\1/p' /tmp/said | tr '\n' ' ')
+	# No kernel has all that a list for all kernels names.
+	[ -z "$unknown" ] || [ "$MODULES" = pc ] ||
+		refuse "modules in [modloop] of image.toml: the kernel $kernel has no module $unknown"
 	sed -n 's|^insmod \([^ ]*\).*|\1|p' /tmp/loads | sort -u >/tmp/wanted
 	find "$tree/lib/modules" -name '*.ko*' | sort | comm -23 - /tmp/wanted | xargs -r rm
 	find "$tree/lib/modules" -depth -type d -exec rmdir {} + 2>/dev/null || true
+	packed=$(size_of_modules "$tree")
+	dropped=$((before - packed))
 fi
 
 # Plain modules: the squashfs isn't compressed either, so that an update can reuse what didn't change.
-find "$tree/lib/modules" -name '*.ko.gz' -print0 |
-	xargs -0 -n 32 -P "$(nproc)" gunzip
+unpack() {
+	ending=$1
+	shift
+	find "$tree/lib/modules" -name "*.ko.$ending" -print0 | xargs -0 -r -n 32 -P "$(nproc)" "$@"
+}
+unpack gz gunzip
+unpack xz unxz
+unpack zst zstd -d -q --rm
 depmod -b "$tree" "$kernel"
-mv "$tree/lib/modules" "$tree/modules"
+
+# Only the firmware that one of the modules asks for, or image.toml, compressed or not; and the rules of
+# radio, which the kernel asks for by itself.
+find "$tree/lib/modules" -name '*.ko' -print0 | xargs -0 -r modinfo -F firmware | sort -u >/tmp/asked
+grep '^regulatory\.db' in/firmware.list >>/tmp/asked || true
+touch /tmp/chosen /tmp/missing /tmp/unknown
+awk -v out=/tmp -f in/firmware.awk what=there in/firmware.list what=asked /tmp/asked what=wanted in/firmware
+[ ! -s /tmp/unknown ] ||
+	refuse "firmware in [modloop] of image.toml: no package has" "$(sort /tmp/unknown)"
+sed 's|^|lib/firmware/|' /tmp/chosen >/tmp/paths
+[ ! -s /tmp/paths ] || tar -xf in/modules.tar -C "$tree" -T /tmp/paths
+mv "$tree"/lib/* "$tree/"
 rmdir "$tree/lib"
-
-# Only the firmware that one of the modules asks for, compressed or not. Links become copies, which
-# the squashfs stores once.
-find "$tree/modules" -name '*.ko' -exec modinfo -F firmware {} + | sort -u | while read -r name; do
-	for file in "out/lib/firmware/$name" "out/lib/firmware/$name.zst" \
-		"out/lib/firmware/$name.xz"; do
-		[ -f "$file" ] || continue
-		copy=$tree/firmware/${file#out/lib/firmware/}
-		mkdir -p "${copy%/*}"
-		cp -L "$file" "$copy"
-	done
-done
-
-# The rules of radio, which the kernel asks for by itself.
-for file in out/lib/firmware/regulatory.db*; do
-	[ ! -f "$file" ] || cp -L "$file" "$tree/firmware/"
-done
 
 # What the overlay has for it, somebody wants.
 if [ -d in/overlay-firmware ]; then
@@ -58,6 +77,23 @@ if [ -d in/overlay-firmware ]; then
 	find "$tree/firmware" -type f -exec chmod 644 {} +
 fi
 
+count=$(find "$tree/modules" -name '*.ko' | wc -l)
+note="$count modules"
+[ "$count" = "$all" ] || note="$count of $all modules"
+if [ "$dropped" -gt 0 ]; then
+	# Those that are kept tell how much the others would unpack to.
+	note="$note, which saves about $(($(size_of_modules "$tree") * dropped / (packed + 1) / 1024)) MiB"
+fi
+note="$note; $(find "$tree/firmware" ! -type d | wc -l) files of firmware"
+if [ -s /tmp/missing ]; then
+	echo "modules ask for this firmware, and no package has it:"
+	sort /tmp/missing
+	note="$note, and $(wc -l </tmp/missing) that modules ask for are in no package (the log names them)"
+fi
+
 mksquashfs "$tree" out/modloop.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs -all-root \
 	-mkfs-time 0 -all-time 0
+used=$(df -k /tmp | awk 'END { print $3 }')
+echo "$note; $((used / 1024 + 128)) MiB of memory" >out/note
+rm -rf /srv/out/tree

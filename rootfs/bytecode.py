@@ -25,7 +25,13 @@ for name in ("hmac", "shutil", "string", "subprocess", "tomllib"):  # what sites
     import_module(name)
 
 for cached in Path("/usr/lib").rglob("__pycache__/*.pyc"):
-    source, bytecode = Path(source_from_cache(str(cached))), cached.read_bytes()
+    try:
+        source = Path(source_from_cache(str(cached)))
+    except ValueError:  # a name of another program's, such as a test runner's
+        continue
+    if not source.exists():  # nothing would read it
+        continue
+    bytecode = cached.read_bytes()
     header = bytecode[:4] + HASHED_UNCHECKED + source_hash(source.read_bytes())
     cached.write_bytes(header + bytecode[HEADER_SIZE:])
     print(cached.relative_to("/"))

@@ -9,6 +9,8 @@ root=/tmp/root
 mkdir -p "$root/etc/mkinitfs"
 # The initramfs is a step of its own; without this, installing the kernel would make one too.
 echo 'disable_trigger=yes' >"$root/etc/mkinitfs/mkinitfs.conf"
+# Nor does a node have GRUB's configuration, which that of the package grub would fail to make.
+echo 'disable_trigger=1' >"$root/etc/update-grub.conf"
 
 # In memory apk thinks of a diskless system, on which packages from files would be lost.
 # shellcheck disable=SC2086 # words
@@ -16,9 +18,10 @@ apk --root "$root" $APK_OPTIONS add --initdb --force-non-repository in/packages/
 # apk took note of files; the world of the node is of names.
 echo "$WORLD" | tr ' ' '\n' | sort >"$root/etc/apk/world"
 
-if [ -e "$root/etc/mkinitfs/mkinitfs.conf.apk-new" ]; then
-	mv "$root/etc/mkinitfs/mkinitfs.conf.apk-new" "$root/etc/mkinitfs/mkinitfs.conf"
-fi
+rm "$root/etc/update-grub.conf"
+for file in mkinitfs/mkinitfs.conf update-grub.conf; do
+	[ ! -e "$root/etc/$file.apk-new" ] || mv "$root/etc/$file.apk-new" "$root/etc/$file"
+done
 
 # Engines differ in the device nodes that they let apk make. The kernel makes them anyway.
 rm -rf "${root:?}/dev"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,17 @@ from tasks.core.files import gzipped
 
 NET_INITRAMFS = "initramfs-net"
 LEVEL = 4  # a better one costs more time than it saves anybody
-_MAGIC = b"070701"
+CPIO_MAGIC = b"070701"
 _HEADER = 110
 _TRAILER = "TRAILER!!!"
 
 
-def pack_initramfs(folder: Path, _inputs: Mapping[str, Path]) -> None:
-    """Replace the cpio `folder/initramfs` by its reproducible, gzipped form."""
+def pack_initramfs(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Replace the cpio `folder/initramfs` by its reproducible, gzipped form, after microcode."""
     path = folder / "initramfs"
     data = bytearray(path.read_bytes())
     normalise(data)
-    path.write_bytes(gzipped(bytes(data), LEVEL))
+    path.write_bytes(inputs["microcode"].read_bytes() + gzipped(bytes(data), LEVEL))
 
 
 def pack_net_initramfs(folder: Path, inputs: Mapping[str, Path]) -> None:
@@ -48,7 +49,7 @@ def cpio_entries(cpio: bytearray) -> Iterator[CpioEntry]:
     """
     at = 0
     while True:
-        if cpio[at : at + 6] != _MAGIC:
+        if cpio[at : at + 6] != CPIO_MAGIC:
             raise ValueError(f"no cpio header at byte {at}")
         numbers = [int(cpio[place : place + 8], 16) for place in range(at + 6, at + _HEADER, 8)]
         mode, uid, gid, size, name_size = (numbers[i] for i in (1, 2, 3, 6, 11))
@@ -60,6 +61,17 @@ def cpio_entries(cpio: bytearray) -> Iterator[CpioEntry]:
             return
         at = data_at + size
         at += -at % 4
+
+
+def initramfs_parts(data: bytes) -> Iterator[bytes]:
+    """The cpios of an initramfs: those of microcode, which are not compressed, and the last one."""
+    at = 0
+    while data[at : at + 6] == CPIO_MAGIC:
+        *_, trailer = cpio_entries(bytearray(data[at:]))
+        yield data[at:]
+        at += trailer.data_at + trailer.size
+        at += len(data) - at - len(data[at:].lstrip(b"\0"))
+    yield gzip.decompress(data[at:])
 
 
 def normalise(cpio: bytearray) -> None:

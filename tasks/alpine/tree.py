@@ -22,6 +22,8 @@ from tasks.core.errors import UserError
 DATABASE = "lib/apk/db/installed"
 SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 MODULES = ("lib/modules", "lib/firmware")
+KERNEL, FIRMWARE = "boot/vmlinuz-", "lib/firmware/"
+MICROCODE = re.compile(r"boot/[a-z0-9]+-ucode\.img")
 XATTRS = "xattrs"  # of chroot.sh
 KEPT_ATTRIBUTES = (b"security.", b"user.", b"trusted.")  # by squashfs
 OF_THE_HOST = {b"security.selinux", b"security.ima", b"security.evm"}  # not of the packages
@@ -34,8 +36,9 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     Modules and firmware go to `folder/modules.tar`, as few steps need them; the kernel to
     `folder/vmlinuz`; what else belongs to a boot is left out. `folder/chroot.modes` has mode, user,
     group and path of what isn't root's, or has special bits; `folder/chroot.xattrs` name, value in
-    hex and path of each extended attribute; `folder/chroot.numbers` the numbers of users and
-    groups. Raises UserError without a kernel, and for what an image can't keep.
+    hex and path of each extended attribute; `folder/microcode` what processors are given before the
+    initramfs; `folder/firmware.list` the paths of all firmware; `folder/chroot.numbers` the numbers
+    of users and groups. Raises UserError without a kernel, and for what an image can't keep.
     """
     with (
         tarfile.open(folder / "root.tar") as source,
@@ -44,10 +47,10 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     ):
         members = {member.name.removeprefix("./"): member for member in source}
         members.pop(".", None)
-        kernel = next((name for name in members if name.startswith("boot/vmlinuz-")), None)
-        if not kernel:
-            raise UserError("the packages hold no kernel")
         packages = list(read_database(text_of(_content(source, members, DATABASE))))
+        kernel = _kernel(members, packages)
+        (folder / "microcode").write_bytes(_microcode(source, members))
+        (folder / "firmware.list").write_bytes(_firmware(members))
         recorded = {
             file.path: (file.uid, file.gid) for package in packages for file in package.files
         }
@@ -71,7 +74,14 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                 continue
             target = modules if name.startswith(MODULES) else rest
             info = _header(name, member, owners.get(name, (0, 0)))
-            if reader:
+            if reader and name.startswith(FIRMWARE):  # each by itself: few of them are unpacked
+                size = (
+                    members[member.linkname.removeprefix("./")].size
+                    if member.islnk()
+                    else member.size
+                )
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", size
+            elif reader:
                 itself = member.linkname.removeprefix("./") if member.islnk() else name
                 info.linkname = first.setdefault((target, itself), name)
                 if info.linkname == name:
@@ -89,6 +99,47 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     (folder / "chroot.xattrs").write_bytes(_attributes(folder / XATTRS, packages))
     (folder / "chroot.numbers").write_text(json.dumps(asdict(installed_numbers(*accounts))))
     (folder / "root.tar").unlink()
+
+
+def _kernel(members: Mapping[str, tarfile.TarInfo], packages: Sequence[InstalledPackage]) -> str:
+    """The path of the kernel. Raises UserError where there is none, or where there are several."""
+    kernels = sorted(name for name in members if name.startswith(KERNEL))
+    if not kernels:
+        raise UserError("the packages hold no kernel")
+    trees = {name.split("/")[2] for name in members if re.match("lib/modules/[^/]", name)}
+    if len(kernels) > 1 or len(trees) > 1:
+        holders = {
+            file.path: f"{package.fields['P']}-{package.fields['V']}"
+            for package in packages
+            for file in package.files
+        }
+        found = ", ".join(f"{name} of {holders.get(name, 'a script')}" for name in kernels)
+        raise UserError(
+            f"the packages hold several kernels, and an image has one: {found}; modules of "
+            f"{', '.join(sorted(trees))}; kernel in [alpine] of image.toml brings its own, so take "
+            "the others out of rootfs/world, and what needs them"
+        )
+    return kernels[0]
+
+
+def _microcode(root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]) -> bytes:
+    """What Alpine's intel-ucode and amd-ucode have, one behind the other.
+
+    Each is a cpio that is not compressed; the kernel looks into all that come before the initramfs.
+    Source: https://docs.kernel.org/arch/x86/microcode.html
+    """
+    found = [_content(root, members, name) for name in sorted(members) if MICROCODE.fullmatch(name)]
+    return b"".join(data + bytes(-len(data) % tarfile.BLOCKSIZE) for data in found)
+
+
+def _firmware(members: Mapping[str, tarfile.TarInfo]) -> bytes:
+    """A line for each file and link of firmware: its path, and after a tab the link's target."""
+    lines = []
+    for name, member in sorted(members.items()):
+        if name.startswith(FIRMWARE) and not member.isdir():
+            target = f"\t{member.linkname}" if member.issym() else ""
+            lines.append(os.fsencode(f"{name.removeprefix(FIRMWARE)}{target}\n"))
+    return b"".join(lines)
 
 
 def explain_installation(error: CommandError) -> UserError:

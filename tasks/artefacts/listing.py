@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import stat
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.alpine.initramfs import cpio_entries
+from tasks.alpine.initramfs import CPIO_MAGIC, cpio_entries, initramfs_parts
 from tasks.core.errors import UserError
 from tasks.core.paths import LOGS
 from tasks.engines.engine import Engine, Job
@@ -49,8 +48,9 @@ class Lister:
             return dict(self._disk(path))
         if head[:4] == slot.MAGIC:
             return dict(self._squashfs_or_slot(path))
-        if head[:2] == b"\x1f\x8b":
-            return dict(_initramfs(gzip.decompress(path.read_bytes())))
+        if head[:2] == b"\x1f\x8b" or head.startswith(CPIO_MAGIC):
+            parts = initramfs_parts(path.read_bytes())
+            return dict(entry for part in parts for entry in _initramfs(part))
         if head[257:262] == b"ustar":
             return dict(_tar(path))
         raise UserError(f"{path}: is no disk image, slot, squashfs, initramfs or tar")

@@ -25,6 +25,7 @@ from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+PC_MODULES = "pc"
 EDGE = "edge"  # Alpine's rolling branch
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
@@ -134,7 +135,17 @@ class Boot:
 class Modloop:
     """Which kernel modules a node has."""
 
-    modules: tuple[str, ...] = _texts((), r"[A-Za-z0-9][A-Za-z0-9_-]*", "names of kernel modules")
+    modules: tuple[str, ...] = dataclasses.field(
+        default=(),
+        metadata={
+            "pattern": r"[A-Za-z0-9][A-Za-z0-9_-]*",
+            "wanted": 'names of kernel modules, or "pc": those of common PCs',
+            "alone": PC_MODULES,  # a word that may stand for a list
+        },
+    )
+    firmware: tuple[str, ...] = _texts(
+        (), r"[A-Za-z0-9*?\[][^\n\t]*", 'paths below lib/firmware, such as "intel/ibt-*"'
+    )
 
 
 @dataclass(frozen=True)
@@ -356,9 +367,12 @@ def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any
         if type(value) is not int or not rule["least"] <= value <= rule["most"]:
             raise refuse(f"a whole number from {rule['least']} to {rule['most']}")
         return value
-    items = [value] if kind is str else value
+    items = [value] if kind is str or value == rule.get("alone") else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise refuse("a string in quotes" if kind is str else 'a list of strings: ["a", "b"]')
+        alone = f', or "{rule["alone"]}"' if "alone" in rule else ""
+        raise refuse(
+            "a string in quotes" if kind is str else f'a list of strings: ["a", "b"]{alone}'
+        )
     for item in items:
         if not re.fullmatch(rule["pattern"], item):
             raise refuse(rule["wanted"])

@@ -15,6 +15,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
+from tasks.core.output import say
+
 if TYPE_CHECKING:
     from tasks.steps.runner import Outcome
 
@@ -145,6 +147,9 @@ def show_outcomes(outcomes: list[Outcome], seconds: float) -> None:
         for outcome in outcomes
     ]
     table(("step", "", "seconds", "size", "file"), [*rows, ("all", "", f"{seconds:.2f}", "", "")])
+    for outcome in outcomes:
+        if outcome.note and outcome.state == "built":
+            say(f"{outcome.step}: {outcome.note}")
 
 
 NUMBERS = ("seconds", "size", "MiB", "of the tools alone")  # columns that read best on the right

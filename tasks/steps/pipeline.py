@@ -28,11 +28,15 @@ from updater.grubenv import BootState, render
 
 SYSTEM = "system"  # what the lock calls the packages of the node
 INITRAMFS = "initramfs"  # and those of the node and of the initramfs
+MICROCODE_PACKAGES = ("amd-ucode", "intel-ucode")
 WORLD_FILE = PROJECT / "rootfs" / "world"
 
 
 def system_world(config: Config) -> tuple[str, ...]:
     """The packages of the node: those of `rootfs/world`, and the kernel.
+
+    With the kernel for real machines comes the microcode of their processors, unless the world says
+    something of it: `!amd-ucode`.
 
     Raises UserError for a word that apk wouldn't understand.
     """
@@ -42,7 +46,10 @@ def system_world(config: Config) -> tuple[str, ...]:
             if not WORLD_WORD.fullmatch(word):
                 raise UserError(f'rootfs/world:{number}: found "{word}", wanted {WORLD_WANTED}')
             words.append(word)
-    return (*words, f"linux-{config.alpine.kernel}")
+    kernel = f"linux-{config.alpine.kernel}"
+    asked = {word.lstrip("!") for word in words}
+    microcode = [name for name in MICROCODE_PACKAGES if name not in asked]
+    return (*words, kernel, *(microcode if config.alpine.kernel == "lts" else ()))
 
 
 def node_world(config: Config) -> list[str]:
@@ -73,7 +80,9 @@ MODULES = Result("chroot", "modules.tar")
 NUMBERS = Result("chroot", "chroot.numbers")
 CHROOT_MODES = Result("chroot", "chroot.modes")
 CHROOT_XATTRS = Result("chroot", "chroot.xattrs")
-CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS)
+MICROCODE = Result("chroot", "microcode")
+FIRMWARE = Result("chroot", "firmware.list")
+CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS, MICROCODE, FIRMWARE)
 
 
 def chroot(config: Config, packages: PackageSet) -> Step:
@@ -126,6 +135,7 @@ def initramfs(config: Config, packages: PackageSet) -> Step:
         },
         outputs=("initramfs",),
         finish=pack_initramfs,
+        host_inputs={"microcode": MICROCODE},
     )
 
 
@@ -143,12 +153,20 @@ def net_initramfs(config: Config, packages: PackageSet) -> Step:
 
 def modloop(config: Config) -> Step:
     """The slot's modloop part: kernel modules, and the firmware they ask for."""
+    folder = PROJECT / "modloop"
     own = OVERLAY / "lib" / "firmware"
     own_inputs: dict[str, Input] = {"overlay-firmware": own} if own.is_dir() else {}
     return Step(
         name="modloop",
-        script=PROJECT / "modloop" / "modloop.sh",
-        inputs={"modules.tar": MODULES, **own_inputs},
+        script=folder / "modloop.sh",
+        inputs={
+            "modules.tar": MODULES,
+            "firmware.list": FIRMWARE,
+            "firmware.awk": folder / "firmware.awk",
+            "firmware": Content("".join(f"{f}\n" for f in config.modloop.firmware).encode()),
+            "pc": folder / "pc",
+            **own_inputs,
+        },
         env={"MODULES": " ".join(config.modloop.modules)},
         outputs=("modloop.squashfs", "modloop.identity"),
         finish=note_identity,

@@ -21,6 +21,8 @@ from tasks.core.paths import BUILD, LOGS
 from tasks.engines.engine import Engine
 from tasks.steps.step import RECORD, Keyed, Step
 
+NOTE = "note"  # the file in which a step may say something of its result
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,6 +33,7 @@ class Outcome:
     seconds: float
     size: int
     files: tuple[str, ...]
+    note: str = ""  # what the step says of its result, in a line
 
 
 class Watcher(Protocol):
@@ -109,7 +112,9 @@ def _ensure_one(
     for name in item.step.outputs:
         _link(BUILD / name, item.place / name)
     size = sum((item.place / name).stat().st_size for name in item.step.outputs)
-    return Outcome(item.step.name, state, time.monotonic() - start, size, item.step.outputs)
+    note = json.loads((item.place / RECORD).read_text()).get("note", "")
+    seconds = time.monotonic() - start
+    return Outcome(item.step.name, state, seconds, size, item.step.outputs, note)
 
 
 def _build(item: Keyed, root: Path, engine: Engine) -> None:
@@ -131,7 +136,9 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
             raise UserError(f"{reason}{look}") from None
         if step.finish:
             step.finish(out, item.paths(written))
-        record = {"parts": dict(item.parts), "seconds": time.monotonic() - start}
+        note = (out / NOTE).read_text().strip() if (out / NOTE).exists() else ""
+        seconds = time.monotonic() - start
+        record = {"parts": dict(item.parts), "seconds": seconds, "note": note}
         (place / RECORD).write_text(json.dumps(record, indent=1))
         for name in step.outputs:
             if not (out / name).exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.alpine.apk_database import InstalledFile, read_database
-from tasks.alpine.initramfs import normalise, pack_initramfs
+from tasks.alpine.initramfs import cpio_entries, initramfs_parts, normalise, pack_initramfs
 from tasks.alpine.tree import pack_chroot
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note
@@ -35,11 +35,16 @@ V:2-r0
 F:usr/bin
 R:become
 a:0:9:4755
+
+P:kernel
+V:6-r0
+F:boot
+R:vmlinuz-virt
 """
 
 
 def test_the_database_says_whose_the_files_are() -> None:
-    rope, other = read_database(DATABASE)
+    rope, other, _ = read_database(DATABASE)
     assert rope.fields == {"P": "rope", "V": "1-r0"}
     assert rope.files[2:] == [
         InstalledFile("etc/plain", False, 0o644, checksum="Q1abc="),
@@ -209,10 +214,53 @@ def test_an_initramfs_does_not_depend_on_when_and_where_it_was_made(tmp_path: Pa
     for name, made in {"one": cpio(1, 0xFD), "two": cpio(99, 0x801)}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "initramfs").write_bytes(made)
-        pack_initramfs(tmp_path / name, {})
+        (tmp_path / name / "microcode").write_bytes(b"")
+        pack_initramfs(tmp_path / name, {"microcode": tmp_path / name / "microcode"})
     one, two = ((tmp_path / name / "initramfs").read_bytes() for name in ("one", "two"))
     assert one == two
     assert gzip.decompress(one) == cpio(0, 0)
+
+
+def test_microcode_comes_before_the_initramfs(tmp_path: Path) -> None:
+    root = installed(tmp_path)
+    path = "kernel/x86/microcode/GenuineIntel.bin"
+    for name, data in {"intel": b"code of intel", "amd": b"code of amd", "other": b""}.items():
+        code = cpio_entry(path.replace("Genuine", name).encode(), data, 0, 0)
+        image = code + cpio_entry(b"TRAILER!!!", b"", 0, 0)
+        (root / f"boot/{name}{'-ucode.img' if data else '.img'}").write_bytes(image)
+    packed(tmp_path)
+    (tmp_path / "initramfs").write_bytes(cpio(1, 1))
+    pack_initramfs(tmp_path, {"microcode": tmp_path / "microcode"})
+    made = (tmp_path / "initramfs").read_bytes()
+    names = [[e.name for e in cpio_entries(bytearray(part))] for part in initramfs_parts(made)]
+    assert names == [
+        ["kernel/x86/microcode/amdIntel.bin", "TRAILER!!!"],
+        ["kernel/x86/microcode/intelIntel.bin", "TRAILER!!!"],
+        ["init", "TRAILER!!!"],
+    ]
+
+
+def test_two_kernels_are_named(tmp_path: Path) -> None:
+    root = installed(tmp_path)
+    (root / "boot/vmlinuz-aaa").touch()
+    with pytest.raises(
+        UserError, match=r"boot/vmlinuz-aaa of a script, boot/vmlinuz-virt of kernel"
+    ):
+        packed(tmp_path)
+    (root / "boot/vmlinuz-aaa").unlink()
+    (root / "lib/modules/6.1-aaa").mkdir()
+    with pytest.raises(UserError, match=r"several kernels.*modules of 6\.1-aaa, 6\.18;"):
+        packed(tmp_path)
+
+
+def test_firmware_is_listed_with_its_links(tmp_path: Path) -> None:
+    firmware = installed(tmp_path) / "lib/firmware"
+    (firmware / "acme").mkdir(parents=True)
+    (firmware / "acme/wifi 1.bin").touch()
+    (firmware / "wifi.bin").symlink_to("acme/wifi 1.bin")
+    packed(tmp_path)
+    listed = (tmp_path / "firmware.list").read_bytes().splitlines()
+    assert listed == [b"acme/wifi 1.bin", b"wifi.bin\tacme/wifi 1.bin"]
 
 
 def test_what_is_no_cpio_is_refused() -> None:
