@@ -39,6 +39,29 @@ for feature in $FEATURES; do
 	echo "boot.features in image.toml: there is no mkinitfs feature \"$feature\"" >&2
 	exit 1
 done
+# Modules by name: the kernel moves them from folder to folder, and mkinitfs knows paths only.
+touch /tmp/unknown
+for file in "$features"/*.modules; do
+	LC_ALL=C awk '
+		function plain(path) { sub(/.*\//, "", path); sub(/\.ko.*/, "", path); gsub(/-/, "_", path); return path }
+		FILENAME ~ /modules\.dep$/ { sub(/:.*/, ""); place[plain($0)] = $0; next }
+		FILENAME ~ /modules\.builtin$/ { builtin[plain($0)] = 1; next }
+		/^[ \t]*(#|$)/ { next }
+		/[\/*]/ { print; next }
+		{ optional = sub(/\?$/, "", $1) }
+		plain($1) in place { print place[plain($1)]; next }
+		!optional && !(plain($1) in builtin) { print $1 >>"/tmp/unknown" }
+	' "$base/lib/modules/$kernel/modules.dep" "$base/lib/modules/$kernel/modules.builtin" "$file" >/tmp/paths
+	while read -r pattern; do
+		# shellcheck disable=SC2086 # a pattern
+		set -- "$base/lib/modules/$kernel/"$pattern
+		[ -e "$1" ] || echo "$pattern" >>/tmp/unknown
+	done </tmp/paths
+	cat /tmp/paths >"$file"
+done
+[ ! -s /tmp/unknown ] || echo "the kernel $kernel has none of these, which features of initramfs/features/ name:" \
+	"$(tr '\n' ' ' </tmp/unknown)" >out/note
+
 mkinitfs -q -k -b "$base" -i in/init -P "$features" -F "$FEATURES" -C none \
 	-t /tmp/tree -o /srv/out/initramfs "$kernel"
 # mkinitfs goes on when a part of it fails.
