@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tarfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tasks.core.errors import UserError
@@ -37,7 +38,9 @@ def owners_of(
     Raises UserError where scripts set owners that couldn't be noted.
     """
     if (folder / NOTES).exists():
-        return recorded | _asked_for(folder, recorded)
+        owners = _asked_for(folder)
+        _inherit_groups(owners, members, recorded)
+        return owners
     if any(member.uid or member.gid for member in members.values()):
         return {name: (member.uid, member.gid) for name, member in members.items()}
     unknown = [
@@ -55,8 +58,8 @@ def owners_of(
     return recorded | {SHADOW: SHADOW_OWNER}
 
 
-def _asked_for(folder: Path, recorded: Mapping[str, Owner]) -> dict[str, Owner]:
-    """What the notes of the job say of its files, of which `folder/inodes` is a list."""
+def _asked_for(folder: Path) -> dict[str, Owner]:
+    """What the notes of the job, apk's own among them, say of the files in `folder/inodes`."""
     copies = set()
     by_inode: dict[bytes, list[Note]] = defaultdict(list)
     by_name: dict[bytes, list[Note]] = defaultdict(list)
@@ -68,18 +71,43 @@ def _asked_for(folder: Path, recorded: Mapping[str, Owner]) -> dict[str, Owner]:
             by_inode[inode].append(note)
             by_name[os.fsencode(note.path).removeprefix(INSTALLED_AT)].append(note)
     found = {}
-    for line in (folder / INODES).read_bytes().splitlines():
-        inode, _, name = line.partition(b" ./")
-        notes = by_inode[inode] or (by_name[name] if inode in copies else [])
-        owner = recorded.get(os.fsdecode(name), (0, 0))
+    for inode, name in _inodes(folder):
+        notes = by_inode[inode] or (by_name[os.fsencode(name)] if inode in copies else [])
+        uid = gid = 0
         for note in notes:
-            owner = (
-                owner[0] if note.uid is None else note.uid,
-                owner[1] if note.gid is None else note.gid,
-            )
+            uid = uid if note.uid is None else note.uid
+            gid = gid if note.gid is None else note.gid
         if notes:
-            found[os.fsdecode(name)] = owner
+            found[name] = (uid, gid)
     return found
+
+
+def _inherit_groups(
+    owners: dict[str, Owner],
+    members: Mapping[str, tarfile.TarInfo],
+    recorded: Mapping[str, Owner],
+) -> None:
+    """Give what scripts made in a setgid folder its group, as the kernel does for true owners."""
+    for name in sorted(members.keys() - owners.keys() - recorded.keys()):
+        above = members.get(name.rpartition("/")[0])
+        if above and above.mode & stat.S_ISGID:
+            group = owners.get(name.rpartition("/")[0], (0, 0))[1]
+            owners[name] = (0, group)
+
+
+def stripped_files(folder: Path) -> set[str]:
+    """The files that lost their capabilities, as they got another owner."""
+    if not (folder / NOTES).exists():
+        return set()
+    stripped = {f"{n.device} {n.inode}".encode() for n in read_notes(folder / NOTES) if n.stripped}
+    return {name for inode, name in _inodes(folder) if inode in stripped}
+
+
+def _inodes(folder: Path) -> Iterator[tuple[bytes, str]]:
+    """Device and inode of each file, as chroot.sh listed them, and its name."""
+    for line in (folder / INODES).read_bytes().split(b"\n"):
+        inode, _, name = line.partition(b" ./")
+        yield inode, os.fsdecode(name)
 
 
 def _scripts_setting_owners(

@@ -15,13 +15,14 @@ from typing import BinaryIO
 from tasks.alpine.apk_database import InstalledPackage, read_database
 from tasks.alpine.apk_format import text_of
 from tasks.alpine.numbers import installed_numbers
-from tasks.alpine.owners import Owner, owners_of
+from tasks.alpine.owners import Owner, owners_of, stripped_files
 from tasks.core.commands import CommandError
 from tasks.core.errors import UserError
+from tasks.engines.noted_chown import CAPABILITIES
 
 DATABASE = "lib/apk/db/installed"
 SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-MODULES = ("lib/modules", "lib/firmware")
+MODULES = re.compile("lib/(modules|firmware)(/|$)")
 KERNEL, FIRMWARE = "boot/vmlinuz-", "lib/firmware/"
 MICROCODE = re.compile(r"boot/[a-z0-9]+-ucode\.img")
 XATTRS = "xattrs"  # of chroot.sh
@@ -72,7 +73,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                 (folder / "vmlinuz").write_bytes(reader.read())
             if name.startswith("boot/"):
                 continue
-            target = modules if name.startswith(MODULES) else rest
+            target = modules if MODULES.match(name) else rest
             info = _header(name, member, owners.get(name, (0, 0)))
             if reader and name.startswith(FIRMWARE):  # each by itself: few of them are unpacked
                 size = (
@@ -96,7 +97,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         for target in (rest, modules):
             target.write(bytes(2 * tarfile.BLOCKSIZE))
     (folder / "chroot.modes").write_bytes(b"".join(owned))
-    (folder / "chroot.xattrs").write_bytes(_attributes(folder / XATTRS, packages))
+    (folder / "chroot.xattrs").write_bytes(_attributes(folder, packages))
     (folder / "chroot.numbers").write_text(json.dumps(asdict(installed_numbers(*accounts))))
     (folder / "root.tar").unlink()
 
@@ -165,8 +166,8 @@ def _content(root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name
     return reader.read()
 
 
-def _attributes(listed: Path, packages: Sequence[InstalledPackage]) -> bytes:
-    """The extended attributes in the file `listed`, as `getfattr -e hex` wrote it, a line each.
+def _attributes(folder: Path, packages: Sequence[InstalledPackage]) -> bytes:
+    """The extended attributes in `folder/xattrs`, as `getfattr -e hex` wrote it, a line each.
 
     Raises UserError for what can't be kept.
     """
@@ -179,7 +180,8 @@ def _attributes(listed: Path, packages: Sequence[InstalledPackage]) -> bytes:
             )
     lines = []
     path = b""
-    for line in listed.read_bytes().splitlines():
+    stripped = stripped_files(folder)
+    for line in (folder / XATTRS).read_bytes().splitlines():
         if line.startswith(b"# file: "):
             path = ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), line[len(b"# file: ") :])
             continue
@@ -187,8 +189,11 @@ def _attributes(listed: Path, packages: Sequence[InstalledPackage]) -> bytes:
         if (
             not name
             or name in OF_THE_HOST
-            or path.startswith((b"boot/", *map(str.encode, MODULES)))
+            or path.startswith(b"boot/")
+            or MODULES.match(os.fsdecode(path))
         ):
+            continue
+        if name == CAPABILITIES.encode() and os.fsdecode(path) in stripped:
             continue
         if not name.startswith(KEPT_ATTRIBUTES):
             raise UserError(

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 
+# By these another repository could answer, as in a hook of one.
+PLACES = {
+    f"GIT_{name}"
+    for name in ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "OBJECT_DIRECTORY", "PREFIX")
+}
 NO_REPOSITORY = "not a git repository"
 TIMEOUT_S = 60
+
+
+def environment() -> dict[str, str]:
+    """What git is to know: all but that it should look elsewhere."""
+    return {name: value for name, value in os.environ.items() if name not in PLACES}
 
 
 def git(*words: str, nothing: int | None = None) -> str | None:
@@ -19,7 +30,7 @@ def git(*words: str, nothing: int | None = None) -> str | None:
     try:
         done = subprocess.run(
             ["git", *words], cwd=PROJECT, capture_output=True, text=True, check=False,
-            stdin=subprocess.DEVNULL, timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL, timeout=TIMEOUT_S, env=environment(),
         )  # fmt: skip
     except FileNotFoundError:
         raise UserError("git is not installed; install it, then run this again") from None

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 from tasks.core.errors import UserError
+from tasks.core.git import environment
 
 LEFT_BEHIND = {"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 _KEPT = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -27,24 +28,37 @@ def files_below(folder: Path) -> list[Path]:
         ]
     if odd := [path for path in found if "\n" in path.name]:
         raise UserError(f"{str(odd[0])!r}: its name has a newline in it; give it another one")
-    # One that was deleted is tracked still; a repository inside is no file.
+    # One that was deleted is tracked still.
     return sorted(path for path in found if path.is_symlink() or path.is_file())
 
 
 def _kept_by_git(folder: Path) -> list[Path] | None:
-    """What git says of a folder; None where it knows nothing of it."""
+    """What git says of a folder; None outside of a git tree.
+
+    Raises UserError where it is in one, and git can't say.
+    """
+    if not any((above / ".git").exists() for above in (folder, *folder.resolve().parents)):
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", folder, *_KEPT],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
+            env=environment(),
         )
     except OSError:
-        return None
+        raise UserError(f"{folder}: git is not installed, and says which files count") from None
     if done.returncode:
-        return None
+        said = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"{folder}: git can't say which files count:\n{said}")
     names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
+    for path in (folder / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            raise UserError(
+                f"{path} is a git repository by itself, so git keeps none of its files here; take "
+                "its .git away, or copy its files elsewhere"
+            )
     # Of a folder that is ignored as a whole, git keeps nothing; then nobody meant its rule.
     return [folder / name for name in names] if names else None
 

@@ -21,12 +21,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tasks.engines import under_filter
 from tasks.engines.faked_chown import CHOWN, FCHOWN, FCHOWNAT, NOTIFY, SUCCEED, filter_program
 
+CAPABILITIES = "security.capability"
 NOTES = "owners.json"  # in the job's output folder
 
 _RECEIVE, _SEND, _ID_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*
@@ -56,6 +57,7 @@ class Note:
     uid: int | None
     gid: int | None
     copied: bool = False
+    stripped: bool = False  # of capabilities, which a file loses when it gets another owner
 
 
 def read_notes(path: Path) -> list[Note]:
@@ -100,31 +102,60 @@ def _listen(channel: socket.socket) -> list[Note] | None:
     if not descriptors:
         return None
     (listener,) = descriptors
-    notes: list[Note] = []
+    answers = _Answers(listener)
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
     try:
         while waiting.poll()[0][1] & select.POLLIN:
-            _answer(listener, notes)
+            answers.answer()
     finally:
         os.close(listener)  # with it, what still asks is refused
-    return notes
+    return answers.notes
 
 
-def _answer(listener: int, notes: list[Note]) -> None:
-    buffer = bytearray(_NOTIFICATION.size)
-    try:
-        fcntl.ioctl(listener, _RECEIVE, buffer)
-        number, pid, _, call, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+class _Answers:
+    """Answers what a listener is asked, and notes it."""
+
+    def __init__(self, listener: int) -> None:
+        self.listener = listener
+        self.notes: list[Note] = []
+        self._known: set[tuple[int, int]] = set()  # files that have a note
+        self._apk: set[int] = set()  # processes
+
+    def answer(self) -> None:
+        """Answer one call."""
+        buffer = bytearray(_NOTIFICATION.size)
         try:
-            code = 0
-            with _file(listener, number, pid, call, arguments) as file:
-                notes.append(_note(file, call, arguments, _unsaid(pid)))
+            fcntl.ioctl(self.listener, _RECEIVE, buffer)
+            number, pid, _, call, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+            # So apk gives each new file to root, thousands of them: they are root's.
+            at_once = call == FCHOWNAT and arguments[2] == arguments[3] == 0 and self._is_apk(pid)
+            code = 0 if at_once else self._note(number, pid, call, arguments)
+            fcntl.ioctl(self.listener, _SEND, _RESPONSE.pack(number, 0, code, 0))
+        except FileNotFoundError:  # who asked has gone
+            return
+
+    def _is_apk(self, pid: int) -> bool:
+        if pid not in self._apk:
+            if Path(f"/proc/{pid}/exe").readlink().name not in ("apk", "apk.static"):
+                return False
+            self._apk.add(pid)
+        return True
+
+    def _note(self, number: int, pid: int, call: int, arguments: Sequence[int]) -> int:
+        """Note what is asked for; the error to answer with, or 0."""
+        try:
+            with _file(self.listener, number, pid, call, arguments) as file:
+                note = _note(file, call, arguments, _unsaid(pid))
         except OSError as error:
-            code = -(error.errno or errno.EPERM)
-        fcntl.ioctl(listener, _SEND, _RESPONSE.pack(number, 0, code, 0))
-    except FileNotFoundError:  # who asked has gone
-        return
+            return -(error.errno or errno.EPERM)
+        inode = (note.device, note.inode)
+        if note.copied and inode in self._known:  # of no fresh file, so it was meant
+            note = replace(note, copied=False)
+        if not note.copied:
+            self._known.add(inode)
+        self.notes.append(note)
+        return 0
 
 
 @contextmanager
@@ -205,6 +236,7 @@ def _note(file: int, call: int, arguments: Sequence[int], unsaid: tuple[bool, bo
         uid,
         gid,
         copied=call == FCHOWN and uid == gid == 0,
+        stripped=stat.S_ISREG(status.st_mode) and CAPABILITIES in os.listxattr(itself),
     )
 
 

@@ -49,7 +49,16 @@ chown root:root /usr/bin/given-back
 chown app /usr/bin/of-group
 chgrp app /usr/bin/of-user
 chown :app /usr/bin/of-both
-python3 -c 'import os; os.setxattr("/usr/bin/queue", "user.by-script", b"yes")'
+python3 - <<'END'
+import os
+os.setxattr("/usr/bin/queue", "user.by-script", b"yes")
+os.chown("/usr/bin/back-1", 0, 0, follow_symlinks=False)
+os.chown("back-2", 0, 0, dir_fd=os.open("/usr/bin", os.O_RDONLY), follow_symlinks=False)
+os.fchown(os.open("/usr/bin/back-3", os.O_RDONLY), 0, 0)
+END
+rm /usr/bin/anew && touch /usr/bin/anew
+chown app /usr/bin/was-pinger && chown root /usr/bin/was-pinger
+install -d -m 2770 -g app /var/lib/shared && cd /var/lib/shared && mkdir below && touch below/file
 if chown app /etc/nothing; then exit 1; fi
 """
 # cap_net_raw=ep: struct vfs_cap_data, revision 2 with the effective bit, as little-endian words.
@@ -79,6 +88,12 @@ WANTED = {
     "usr/bin/queue": "-rwxr-sr-x 0/850",
     "usr/bin/tool": "-rwxr-xr-x 850/850",
     "usr/bin/given-back": "-rwxr-xr-x 0/0",
+    **{f"usr/bin/back-{number}": "-rwxr-xr-x 0/0" for number in (1, 2, 3)},
+    "usr/bin/anew": "-rw-r--r-- 0/0",
+    "var/lib/shared/below": "drwxr-sr-x 0/850",
+    "var/lib/shared/below/file": "-rw-r--r-- 0/850",
+    "lib/modules-load.d/app.conf": "-rw-r--r-- 0/0",
+    "lib/firmware-own/x": "-rw-r--r-- 0/0",
     "usr/bin/of-group": "-rwxr-xr-x 850/850",
     "usr/bin/of-user": "-rwxr-xr-x 850/850",
     "usr/bin/of-both": "-rwxr-xr-x 0/850",
@@ -105,6 +120,10 @@ ENTRIES = (
     Entry("usr/bin/queue", 0o755, b"x"),
     Entry("usr/bin/tool", 0o4755, b"x"),
     Entry("usr/bin/given-back", 0o755, b"x", **APP),  # type: ignore[arg-type]
+    *(Entry(f"usr/bin/{x}", 0o755, b"x", **APP) for x in ("back-1", "back-2", "back-3", "anew")),  # type: ignore[arg-type]
+    Entry("usr/bin/was-pinger", 0o755, b"x", xattrs={"security.capability": MAY_PING}),
+    Entry("lib/modules-load.d/app.conf", 0o644, b"x"),
+    Entry("lib/firmware-own/x", 0o644, b"x"),
     Entry("usr/bin/of-group", 0o755, b"x", **OF_GROUP),  # type: ignore[arg-type]
     Entry("usr/bin/of-user", 0o755, b"x", uid=850, user="app"),
     Entry("usr/bin/of-both", 0o755, b"x"),
