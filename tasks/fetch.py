@@ -8,7 +8,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.alpine import container, on_hand
-from tasks.alpine.lock import Lock, lock_file, read_lock, write_lock
+from tasks.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
 from tasks.alpine.mirror import is_back
 from tasks.alpine.numbers import Numbers, read_numbers
@@ -66,7 +66,7 @@ def locked(
     with progress.transfer("lock", quiet=True) as transferred:
         lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
     # Other Alpine releases begin with the numbers of this one: nodes go from one to another.
-    named = former or read_lock(LOCK_FILE)
+    named = former or read_lock(LOCK_FILE) or committed_lock()
     if named:
         lock = replace(lock, numbers=named.numbers)
     write_lock(place, lock)
@@ -91,7 +91,7 @@ def fetched(
         say("note: these are the sample mirror's packages, as Alpine's can't be reached")
     with progress.transfer("fetch") as transferred:
         packages = package_set(lock, config.alpine, transferred)
-    if lock.numbered == lock.digest(SYSTEM):
+    if lock.numbered == lock.digest(SYSTEM) and not at_once:
         return packages
     found = _installed_numbers(config, engine, progress, packages)
     numbers = lock.numbers.with_new(found)

@@ -15,10 +15,12 @@ from typing import Any
 
 import tomli
 
+from tasks.alpine.apk import STATIC
 from tasks.alpine.numbers import Numbers, checked
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
+from tasks.core.git import git
 from tasks.core.paths import LOCK_FILE
 
 HEADER = """\
@@ -113,10 +115,35 @@ def lock_file(config: Config) -> Path:
     return LOCK_FILE.with_name(f"{LOCK_FILE.stem}-{config.alpine.release}{LOCK_FILE.suffix}")
 
 
+def committed_lock() -> Lock | None:
+    """The lock as it was committed last, if there is one that can be read: for its numbers."""
+    try:
+        text = git("show", f"HEAD:./{LOCK_FILE.name}")
+        return _parsed(text or "", LOCK_FILE.name)
+    except UserError:
+        return None
+
+
 def read_lock(path: Path) -> Lock | None:
     """Read the file; None if there is none. Raises UserError where it is damaged."""
     try:
-        raw = tomli.loads(path.read_text())
+        return _parsed(path.read_bytes().decode(errors="replace"), path.name)
+    except FileNotFoundError:
+        return None
+
+
+def _parsed(text: str, name: str) -> Lock:
+    """A lock from its text. Raises UserError where it is damaged."""
+    if re.search("^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
+        raise UserError(
+            f"{name}: has marks of a merge conflict. Keep the lines of [users] and [groups] of "
+            "both sides, each number once; of the rest keep one side; then run ./inv lock"
+        )
+    try:
+        raw = tomli.loads(text)
+        for world in (STATIC, *raw["world"]):
+            if world not in raw["packages"]:
+                raise KeyError(f"no [packages.{world}]")
         return Lock(
             raw["release"],
             raw["arch"],
@@ -124,16 +151,21 @@ def read_lock(path: Path) -> Lock | None:
             dict(raw["index"]),
             {world: tuple(names) for world, names in raw["world"].items()},
             {
-                world: tuple(sorted(LockedPackage(name, *entry) for name, entry in some.items()))
+                world: tuple(sorted(_package(name, entry) for name, entry in some.items()))
                 for world, some in raw["packages"].items()
             },
-            Numbers(*(checked(raw.get(kind, {}), path.name) for kind in ("users", "groups"))),
+            Numbers(*(checked(raw.get(kind, {}), name) for kind in ("users", "groups"))),
             raw.get("numbered", ""),
         )
-    except FileNotFoundError:
-        return None
     except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path.name}: is no lock file ({error!s}): bring it back from git, "
-            "or delete it and run ./inv lock"
+            f"{name}: is damaged ({error!s}): bring it back from git: git checkout {name}. "
+            "Without it, users and groups would get other numbers than on your nodes"
         ) from None
+
+
+def _package(name: str, entry: Any) -> LockedPackage:
+    kinds = [type(value) for value in entry]
+    if kinds != [str, int, str, str]:
+        raise TypeError(f"{name} = {entry}, wanted [version, bytes, SHA-256, repository]")
+    return LockedPackage(name, *entry)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from tasks.core.errors import UserError
 
 FIRST = 100  # below are those that Alpine gives out by hand; adduser begins here
+LAST = (1 << 31) - 1  # what all programs take
+NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -58,31 +61,45 @@ def _with_new(kept: Mapping[str, int], found: Mapping[str, int]) -> dict[str, in
 
 def checked(raw: Mapping[str, object], where: str) -> dict[str, int]:
     """A table of a lock. Raises UserError where two names have one number."""
-    owner: dict[object, str] = {}
+    found: dict[str, int] = {}
     for name, number in raw.items():
-        if number in owner:
+        if not isinstance(number, int) or not FIRST <= number <= LAST:
             raise UserError(
-                f"{where}: {owner[number]} and {name} both have the number {number}; take out the "
-                "one that was added last, and ./inv lock gives it another"
+                f"{where}: {name} has {number!r}, wanted a number from {FIRST} to {LAST}"
             )
-        if not isinstance(number, int) or number < FIRST:
-            raise UserError(f"{where}: {name} has {number!r}, wanted a number from {FIRST} up")
-        owner[number] = name
-    return {name: number for number, name in owner.items() if isinstance(number, int)}
+        found[name] = number
+    _unique(
+        found, f"{where}: take out the one that was added last, and ./inv lock gives it another"
+    )
+    return found
+
+
+def _unique(numbers: Mapping[str, int], remedy: str) -> None:
+    owner: dict[int, str] = {}
+    for name, number in numbers.items():
+        if (other := owner.setdefault(number, name)) != name:
+            raise UserError(f"{other} and {name} both have the number {number}; {remedy}")
 
 
 def installed_numbers(passwd: str, group: str) -> Numbers:
-    """The numbers in `/etc/passwd` and `/etc/group` that are not the same on every system."""
-    users, groups = (
-        {fields[0]: int(fields[2]) for fields in map(_fields, text.splitlines()) if fields}
-        for text in (passwd, group)
-    )
-    return Numbers(*({n: i for n, i in some.items() if i >= FIRST} for some in (users, groups)))
+    """The numbers in `/etc/passwd` and `/etc/group` that are not the same on every system.
 
-
-def _fields(line: str) -> list[str]:
-    fields = line.split(":")
-    return fields if len(fields) > 2 and fields[2].isdigit() else []
+    Raises UserError for names that could be in no table, and for two names of one number.
+    """
+    tables = []
+    for kind, text in (("users", passwd), ("groups", group)):
+        rows = [line.split(":") for line in text.split("\n")]
+        found = {f[0]: int(f[2]) for f in rows if len(f) > 2 and f[2].isascii() and f[2].isdigit()}
+        found = {name: number for name, number in found.items() if number >= FIRST}
+        for name, number in found.items():
+            if not NAME.fullmatch(name) or number > LAST:
+                raise UserError(
+                    f"a package has {name!r} with the number {number} among its {kind}; wanted are "
+                    f"names of ASCII letters, digits, and . _ -, and numbers up to {LAST}"
+                )
+        _unique(found, f"scripts of packages gave it to both {kind}; leave one of the packages out")
+        tables.append(found)
+    return Numbers(*tables)
 
 
 def read_numbers(path: Path) -> Numbers:

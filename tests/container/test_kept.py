@@ -372,6 +372,16 @@ def test_users_and_groups_keep_their_numbers(
     found = numbers("anna", "bert")
     assert found["bert"] == before["bert"] != found["anna"]
 
+    # A line that is lost by hand comes back, with a lock that is lost all of them.
+    lock = project.root / "apk.lock"
+    lines = lock.read_text().splitlines(keepends=True)
+    lock.write_text("".join(line for line in lines if not line.startswith("anna = ")))
+    assert "user anna has number" in project.inv("lock")
+    project.git("add", "-A")
+    project.git("commit", "-qm", "two")
+    lock.unlink()
+    assert numbers("anna", "bert") == found
+
     # Bert goes, and nobody gets his numbers, not in a new lock either.
     world = project.root / "rootfs/world"
     world.write_text(world.read_text().replace("bert\n", "carl\n"))
@@ -379,8 +389,8 @@ def test_users_and_groups_keep_their_numbers(
     last = numbers("anna", "carl")
     assert last["anna"] == found["anna"]
     assert last["carl"] not in found.values()
-    lock = tomli.loads((project.root / "apk.lock").read_text())
-    assert {"anna", "bert", "carl", "nobody"} <= lock["users"].keys() & lock["groups"].keys()
+    table = tomli.loads(lock.read_text())
+    assert {"anna", "bert", "carl", "nobody"} <= table["users"].keys() & table["groups"].keys()
 
 
 def test_packages_come_from_repositories_beyond_the_mirror(

@@ -20,10 +20,11 @@ LOCK = Lock(
     {"main": "aa"},
     {"system": ("rope",)},
     {
+        "apk-tools-static": (LockedPackage("apk-tools-static", "3-r0", 30, "ff", "main"),),
         "system": (
             LockedPackage("hook", "1-r0", 10, "bb", "main"),
             LockedPackage("rope", "2-r0", 20, "cc", "community"),
-        )
+        ),
     },
 )
 
@@ -67,10 +68,36 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
     assert read_lock(tmp_path / "apk.lock") is None
 
 
-@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "", 'release = "3.23"\n', "packages = 3\n"])
-def test_a_damaged_lock_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "apk.lock").write_text(text)
-    with pytest.raises(UserError, match=r"apk\.lock: is no lock file .*bring it back from git"):
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            b"release =",
+            b"<<<<<<< HEAD\nrelease =",
+            r"marks of a merge conflict\. Keep the lines of \[us",
+        ),
+        (
+            b"release =",
+            b"\xff =",
+            r"is damaged \(.*\): bring it back from git: git checkout apk\.lock",
+        ),
+        (
+            b"[packages.system]",
+            b"[packages.other]",
+            r"is damaged \('no \[packages\.system\]'\): bring",
+        ),
+        (b'"cc"', b"7", r"rope = .*, wanted \[version, bytes, SHA-256, repository\]"),
+        (b"[world]", b"world = 3\n[other]", r"is damaged \("),
+    ],
+)
+def test_a_damaged_lock_is_refused(tmp_path: Path, old: bytes, new: bytes, said: str) -> None:
+    data = render(LOCK).encode()
+    assert old in data
+    (tmp_path / "apk.lock").write_bytes(data.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"apk\.lock: .*{said}"):
+        read_lock(tmp_path / "apk.lock")
+    (tmp_path / "apk.lock").write_bytes(b"")
+    with pytest.raises(UserError, match=r"apk\.lock: is damaged"):
         read_lock(tmp_path / "apk.lock")
 
 
@@ -78,7 +105,7 @@ def test_changes_are_told_by_package() -> None:
     newer = LockedPackage("hook", "2-r0", 11, "dd", "main")
     again = LockedPackage("rope", "2-r0", 20, "ee", "community")
     sling = LockedPackage("sling", "1-r0", 5, "ff", "main")
-    after = Lock("3.23", "x86_64", "", {}, {}, {"system": (newer, again, sling)})
+    after = replace(LOCK, packages={**LOCK.packages, "system": (newer, again, sling)})
     assert changes(LOCK, after) == [
         "system: hook 1-r0 -> 2-r0",
         "system: rope 2-r0 -> the same version, built again",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import UserError
 from tasks.core.files import gzipped
 from tasks.core.sources import files_below, gather
 from tasks.releases.site import build_site
@@ -107,3 +109,29 @@ def test_what_is_packed_is_the_same_by_every_python(size: int) -> None:
     packed = gzipped(data, 4)
     assert gzip.decompress(packed) == data
     assert packed[:10] == b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+
+
+def test_where_git_cannot_say_what_counts_nothing_is_guessed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = names(tree)
+    with monkeypatch.context() as patch:
+        patch.setenv("GIT_DIR", "/nowhere")  # of a hook of another repository
+        assert names(tree) == kept
+    inner = tree / "etc/inner"
+    inner.mkdir()
+    subprocess.run(["git", "init", "-q", inner], check=True)
+    who = "-c user.name=a -c user.email=a@example.org"
+    commit = f"git {who} commit -q --allow-empty -m a".split()
+    subprocess.run(commit, cwd=inner, check=True)
+    with pytest.raises(UserError, match=r"etc/inner is a git repository by itself"):
+        names(tree)
+    shutil.rmtree(inner)
+    (tree.parent / ".git/index").write_bytes(
+        b"not an index of git, but long enough to be looked at"
+    )
+    with pytest.raises(UserError, match=r"overlay: git can't say which files count:\n"):
+        names(tree)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"overlay: git is not installed"):
+        names(tree)
