@@ -84,6 +84,22 @@ find "$overlay" -type f ! -perm -100 -exec chmod 644 {} +
 	cp -a "$overlay/$folder/." "$overlay/$place/"
 	rm -r "${overlay:?}/$folder"
 done
+for folder in dev run; do
+	[ ! -e "$overlay/$folder" ] || refuse "rootfs/overlay/$folder: a node makes it anew at each boot, so nothing of it would be there"
+done
+# A file that not everybody may read in the root, such as etc/shadow, is not laid open.
+: >/tmp/private
+(cd "$overlay" && find . -type f) | while read -r file; do
+	[ -f "$root/$file" ] && [ ! -L "$root/$file" ] || continue
+	mode=$(stat -c %a "$root/$file")
+	case $mode in
+	*[4567]) ;;
+	*)
+		chmod "$mode" "$overlay/$file"
+		echo "${file#./}" >>/tmp/private
+		;;
+	esac
+done
 # A folder that the root has keeps its mode.
 (cd "$overlay" && find . -mindepth 1 -type d) | while read -r folder; do
 	[ ! -d "$root/$folder" ] || chmod "$(stat -c %a "$root/$folder")" "$overlay/$folder"
@@ -91,6 +107,22 @@ done
 # A file takes the place of a link: else it would be written to where that leads.
 (cd "$overlay" && find . ! -type d) | while read -r file; do
 	[ ! -L "$root/$file" ] || rm "$root/$file"
+	[ ! -d "$root/$file" ] || refuse "rootfs/overlay/${file#./}: packages have a folder there, and this is none"
+done
+(cd "$overlay" && find . -mindepth 1 -type d) | while read -r folder; do
+	[ ! -e "$root/$folder" ] || [ -d "$root/$folder" ] ||
+		refuse "rootfs/overlay/${folder#./}: packages have a file there, and this is a folder"
+done
+# Who replaces the table of users gives them the numbers that their files have.
+for table in passwd:user group:group; do
+	file=${table%:*}
+	[ ! -f "$overlay/etc/$file" ] || awk -F: -v kind="${table#*:}" -v file="$file" '
+		FILENAME == "in/numbers" { if ($1 == kind) number[$2] = $3; next }
+		($1 in number) && number[$1] != $3 {
+			print "ERROR: rootfs/overlay/etc/" file ": " $1 " has number " $3 ", and " number[$1] " in apk.lock;" \
+				" its files have that one: write it there" >"/dev/stderr"
+			exit 1
+		}' in/numbers "$overlay/etc/$file"
 done
 cp -a "$overlay/." "$root/"
 
@@ -172,7 +204,8 @@ while read -r mode owner group path; do
 	[ -n "$gid" ] || refuse "rootfs/overlay.modes: the image has no group $group, for $path"
 	echo "$mode $uid $gid $path"
 done <in/overlay.modes >/tmp/asked
-(cd "$overlay" && find . ! -type d) | sed 's|^\./||' >/tmp/laid-over
+(cd "$overlay" && find . ! -type d) | sed 's|^\./||' | sort >/tmp/all
+sort /tmp/private | comm -23 /tmp/all - >/tmp/laid-over
 # shellcheck disable=SC2016 # awk's
 LC_ALL=C awk '
 	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }

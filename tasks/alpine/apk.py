@@ -35,6 +35,8 @@ _BROKEN = re.compile(
     re.MULTILINE,
 )
 
+_MASKED = re.compile(r"^ +(\S+)-[^-\n]+-r\d+:\n +masked in: (@\S+)", re.MULTILINE)
+
 
 def static_root(archived: Path) -> Path:
     """A root with the first apk, out of the verified package apk-tools-static."""
@@ -173,6 +175,11 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
         return UserError(
             f"{source}: {tag[1]}@{tag[2]}: no repository has the tag {tag[2]}; give it to one of "
             "repositories in [alpine] of image.toml"
+        )
+    if masked := _MASKED.search(error.output):
+        name, its_tag = masked.groups()
+        return UserError(
+            f"{source}: {name} is only in a repository with a tag: ask for {name}{its_tag}"
         )
     if broken := _BROKEN.findall(error.output):
         return UserError(

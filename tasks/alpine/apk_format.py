@@ -16,8 +16,12 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.core.errors import UserError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,8 @@ def verify_index(data: bytes, keys: Path, what: str) -> None:
 def verify_signature(signatures: bytes, signed: bytes, keys: Path, what: str) -> None:
     """Check that a tar of signatures has a right one by a key in `keys`. Raises UserError."""
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding
 
     found = []
     try:
@@ -168,8 +172,7 @@ def verify_signature(signatures: bytes, signed: bytes, keys: Path, what: str) ->
                 found.append(match[2])
                 if not (keys / match[2]).is_file():
                     continue
-                key = serialization.load_pem_public_key((keys / match[2]).read_bytes())
-                assert isinstance(key, rsa.RSAPublicKey)
+                key = _public_key(keys / match[2])
                 # Alpine's own name for the two digests; with SHA-1 its index is still signed.
                 digest = hashes.SHA256() if match[1] == "RSA256" else hashes.SHA1()
                 signature = _member(archive, member)
@@ -181,7 +184,24 @@ def verify_signature(signatures: bytes, signed: bytes, keys: Path, what: str) ->
     except tarfile.TarError:
         raise UserError(f"{what}: its first stream holds no signature; it is damaged") from None
     by = f"it is signed by {', '.join(found)}" if found else "it is not signed"
-    raise UserError(f"{what}: is not signed by any of the keys in {keys}; {by}")
+    names = ", ".join(sorted(path.name for path in keys.glob("*.pub"))) or "there are none"
+    raise UserError(
+        f"{what}: is not signed by any of the keys that count there ({names}); {by}. Name its key "
+        "in image.toml: a file with that very name in keys of [alpine], or key of its repository"
+    )
+
+
+def _public_key(path: Path) -> rsa.RSAPublicKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except ValueError:
+        key = None
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise UserError(f"{path.name}: is no public RSA key in PEM, as abuild-keygen makes one")
+    return key
 
 
 def verify_package(data: bytes, package: Package, what: str) -> None:

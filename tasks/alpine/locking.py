@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.alpine import archive
@@ -83,7 +83,7 @@ class _Solver:
             for name, data in reversed(list(indexes.items()))
             for package in read_index(data, repositories[name].folder)
         }
-        locked = self.former.packages[STATIC][0] if self.former else None
+        locked = next(iter(self.former.packages[STATIC]), None) if self.former else None
         static = locked or _first_apk(self.mirror, known)
         root = static_root(archive.place_of(static.sha256))
         keys = trusted_keys(self.alpine, self.mirror)
@@ -121,6 +121,14 @@ def make_lock(
     """
     if upgrade == () or (former and not _goes_on(former, alpine)):
         former = None
+    if former:
+        # What isn't there any more, or has another tag, is asked for anew.
+        names = repository_names(alpine)
+        kept = {
+            world: tuple(package for package in some if package.repository in names)
+            for world, some in former.packages.items()
+        }
+        former = replace(former, packages=kept)
     mirror = mirror_of(alpine, same_source(alpine, former.source)) if former else None
     mirror = mirror or choose_mirror(alpine)
     archive.fetch_locked(alpine, lambda: mirror, _packages(former), transferred)

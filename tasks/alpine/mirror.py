@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.cache import mark_used
-from tasks.core.config import Alpine
+from tasks.core.config import Alpine, OwnRepository
 from tasks.core.errors import UserError
 from tasks.core.files import folder_for
 from tasks.core.output import say
@@ -141,7 +141,8 @@ def _hint(status: int) -> str:
     if status == 404:
         return (
             ": it has dropped the file, or is in the middle of an update; ./inv lock --upgrade "
-            "takes what it has now; or try again later, or another mirror"
+            "takes what it has now; or try again later, or another mirror; or the URL in "
+            "image.toml is not that of a repository"
         )
     return ""
 
@@ -159,7 +160,10 @@ def folder_of(alpine: Alpine, repository: str) -> str:
 
 @dataclass(frozen=True)
 class Repository:
-    """An index and its packages: in a `folder` of a mirror. `name` is what `apk.lock` calls it."""
+    """An index and its packages: in a `folder` of a mirror. `name` is what `apk.lock` calls it.
+
+    A tag is part of the name: with another one, other packages come from it.
+    """
 
     name: str
     mirror: Mirror
@@ -170,7 +174,11 @@ class Repository:
 def repository_names(alpine: Alpine) -> list[str]:
     """What `apk.lock` calls the repositories; those with a tag are last."""
     tagged = sorted(alpine.own, key=lambda own: bool(own.tag))
-    return [*alpine.repositories, *(without_password(own.url) for own in tagged)]
+    return [*alpine.repositories, *map(_own_name, tagged)]
+
+
+def _own_name(own: OwnRepository) -> str:
+    return f"@{own.tag} " * bool(own.tag) + without_password(own.url)
 
 
 def repositories_of(alpine: Alpine, mirror: Mirror) -> dict[str, Repository]:
@@ -181,8 +189,8 @@ def repositories_of(alpine: Alpine, mirror: Mirror) -> dict[str, Repository]:
     found = [Repository(r, mirror, folder_of(alpine, r)) for r in alpine.repositories]
     for own in sorted(alpine.own, key=lambda own: bool(own.tag)):
         keys = _key_folder(_own_key(own.key)) if own.key else package_keys(alpine)
-        name = without_password(own.url)
-        found.append(Repository(name, Mirror(own.url, keys, name), alpine.arch, own.tag))
+        mirror = Mirror(own.url, keys, without_password(own.url))
+        found.append(Repository(_own_name(own), mirror, alpine.arch, own.tag))
     return {repository.name: repository for repository in found}
 
 

@@ -31,6 +31,11 @@ HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
 
 
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^/@\s:?#\[\]]+)(:\d+)?"
+URL = rf"https?://([^/@\s:]+(:[^/@\s]*)?@)?{_HOST}(/[^\s?#]*)?"
+URL_WANTED = "an http(s) URL, without ? and #; in a password, / and @ are written %2F and %40"
+
+
 def _text(default: str, pattern: str, wanted: str) -> Any:
     """A string (or each string of a list) that must match `pattern`, in words: `wanted`."""
     return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
@@ -40,10 +45,10 @@ def _texts(default: tuple[str, ...], pattern: str, wanted: str) -> Any:
     return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
 
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9+._-]*"
+_NAME = r"[A-Za-z0-9.][A-Za-z0-9+._:-]*"  # or what packages provide: cmd:curl
 _VERSION = r"[<>=~]{1,2}[A-Za-z0-9._-]+"
 # A word of apk's world: a package, of a version perhaps, from a tagged repository, or not at all.
-WORLD_WORD = re.compile(rf"!{_NAME}|{_NAME}({_VERSION})?(@[A-Za-z0-9._-]+)?({_VERSION})?")
+WORLD_WORD = re.compile(rf"!{_NAME}|{_NAME}(@[A-Za-z0-9._-]+)?({_VERSION})?")
 WORLD_WANTED = 'packages, like "curl", "curl=8.9.1-r0", "curl~8.9", "curl@tag" or "!curl"'
 
 
@@ -59,7 +64,7 @@ class OwnRepository:
     public key that signs it, nothing where the mirror's keys do.
     """
 
-    url: str = _text("", r"https?://\S+", "an http(s) URL")
+    url: str = _text("", URL, URL_WANTED)
     key: str = _text("", r".*", "a file with a public key")
     tag: str = _text("", r"[A-Za-z0-9._-]*", "letters and digits")
 
@@ -84,9 +89,9 @@ class Alpine:
 
     release: str = _text("3.23", r"\d+\.\d+(\.\d+)?|edge", "a release like 3.23 or 3.23.6, or edge")
     arch: Literal["x86_64"] = "x86_64"
-    mirror: str = _text("auto", r"auto|sample|https?://\S+", '"auto", "sample", or an http(s) URL')
+    mirror: str = _text("auto", f"auto|sample|{URL}", f'"auto", "sample", or {URL_WANTED}')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
-    archive: str = _text("", r"(https?://\S+)?", "an http(s) URL, or nothing")
+    archive: str = _text("", f"({URL})?", f"nothing, or {URL_WANTED}")
     # Those of the mirror by name; in the file own ones stand among them.
     repositories: tuple[str, ...] = _texts(
         ("main", "community"),
@@ -328,7 +333,7 @@ def _take_own_repositories(found: dict[str, Found]) -> tuple[OwnRepository, ...]
         return ()
     names, own = [], []
     for item in listed:
-        if isinstance(item, str) and not item.startswith("http"):
+        if isinstance(item, str) and "://" not in item:
             names.append(item)
             continue
         table = item if isinstance(item, dict) else {"url": item}
@@ -353,7 +358,9 @@ def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any
     rule = _keys(cls)[key].metadata
 
     def refuse(wanted: str) -> UserError:
-        return UserError(f"{where()} {key}: found {value!r}, wanted {wanted}")
+        # A password may be in it, and then this is not its place.
+        shown = "a URL that is none" if "://" in repr(value) and "@" in repr(value) else repr(value)
+        return UserError(f"{where()} {key}: found {shown}, wanted {wanted}")
 
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):

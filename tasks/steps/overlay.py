@@ -6,11 +6,14 @@ with # is a comment. Files that are not named there are root's, and 644, or 755 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.alpine.apk_format import bytes_of, text_of
+from tasks.alpine.numbers import LAST
 from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 from tasks.core.sources import files_below
@@ -35,25 +38,38 @@ def read_modes(modes: Path = MODES, overlay: Path = OVERLAY) -> list[Wanted]:
     """What the file asks for. Raises UserError at the first mistake."""
     if not modes.exists():
         return []
-    found = []
-    for number, line in enumerate(modes.read_text().split("\n"), start=1):
+    files = {file.relative_to(overlay) for file in files_below(overlay)}
+    there = files | {folder for file in files for folder in file.parents if folder.name}
+    found: dict[str, Wanted] = {}
+    for number, line in enumerate(text_of(modes.read_bytes()).split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        where = f"{modes.name}:{number}:"
+        where = f"rootfs/{modes.name}:{number}:"
         match = _LINE.fullmatch(line.strip())
         if not match:
             wanted = "MODE OWNER:GROUP PATH, such as 600 root:root etc/secret"
             raise UserError(f'{where} found "{line.strip()}", wanted {wanted}')
-        mode, owner, group, path = match[1], match[2], match[3], match[4].strip("/")
-        if (overlay / path).is_symlink() or not (overlay / path).exists():
-            raise UserError(f"{where} there is no file or folder {path} in {overlay}")
-        found.append(Wanted(mode, owner, group, path))
-    return found
+        mode, owner, group = match[1], match[2], match[3]
+        path = os.path.normpath(match[4].strip("/"))
+        if (overlay / path).is_symlink():
+            raise UserError(f"{where} {path} is a link, which has no mode; name what it leads to")
+        if Path(path) not in there:
+            ignored = ", that git would keep" if (overlay / path).exists() else ""
+            raise UserError(f"{where} there is no file or folder {path} in {overlay}{ignored}")
+        if path.startswith("lib/firmware/"):
+            raise UserError(f"{where} {path}: what lies in lib/firmware is root's, and 644")
+        if path in found:
+            raise UserError(f"{where} {path} has a line already; leave one")
+        for name in (owner, group):
+            if name.isdigit() and int(name) > LAST:
+                raise UserError(f"{where} found {name}, wanted a name, or a number up to {LAST}")
+        found[path] = Wanted(mode, owner, group, path)
+    return list(found.values())
 
 
 def script_lines(wanted: list[Wanted]) -> bytes:
     """The same for `rootfs.sh`: a line each, with the path last."""
-    return "".join(f"{w.mode} {w.owner} {w.group} {w.path}\n" for w in wanted).encode()
+    return bytes_of("".join(f"{w.mode} {w.owner} {w.group} {w.path}\n" for w in wanted))
 
 
 def notes(modes: Path = MODES, overlay: Path = OVERLAY) -> Iterator[str]:

@@ -197,5 +197,5 @@ def test_what_is_broken_on_the_mirror_is_refused(
 
 def test_a_mirror_signed_by_an_unknown_key_is_refused(inv: Inv) -> None:
     said = inv.fails("lock", BELAY_ALPINE_KEYS="tasks/alpine/keys")
-    assert "is not signed by any of the keys in" in said
+    assert "is not signed by any of the keys" in said
     inv.succeeds("lock")

@@ -322,15 +322,49 @@ def test_modes_and_owners_of_the_overlay_are_asked_for(
     }
     assert {path: found.get(path) for path in wanted} == wanted
 
+    lay_over(project, "lib/firmware/own.bin")
+    (project.root / "rootfs/overlay/etc/secret/empty").mkdir()
+    (project.root / "rootfs/overlay/etc/secret/link").symlink_to("key")
     for line, said in {
         "640 root:app etc/nothing": "overlay.modes:1: there is no file or folder etc/nothing in",
+        "640 root:app etc/secret/empty": "there is no file or folder etc/secret/empty in",
+        "640 root:app ../world": "rootfs/overlay.modes:1: there is no file or folder ../world in",
+        "640 root:app /": "rootfs/overlay.modes:1: there is no file or folder . in",
+        "640 root:app etc/secret/link": "overlay.modes:1: etc/secret/link is a link, which has no",
+        "640 root:app lib/firmware/own.bin": "what lies in lib/firmware is root's, and 644",
+        "640 4294967295:0 etc/secret/key": "found 4294967295, wanted a name, or a number up to",
+        "# \udcff\n640 0:0 etc/secret/key\n600 0:0 /etc/secret/key": "modes:3: etc/secret/key has",
         "rw root:root etc/secret": 'found "rw root:root etc/secret", wanted MODE OWNER:GROUP PATH',
         "640 nobody-here:root etc/secret/key": "the image has no user nobody-here",
         "640 root:none etc/secret/key": "the image has no group none",
     }.items():
-        modes.write_text(f"{line}\n")
+        modes.write_bytes(os.fsencode(f"{line}\n"))
         done = project.run("rootfs")
         assert done.returncode == 1 and said in done.stderr, done.stderr
+
+
+def test_the_overlay_lays_nothing_open_and_hides_nothing(
+    offer: Offer, project: Project, in_container: InContainer
+) -> None:
+    offer.add(package("app", *ENTRIES, pre_install=ADDS_USER))
+    want(project, "app")
+    lay_over(project, "etc/shadow", "root:*::0:::::\n", mode=0o644)
+    lay_over(project, "etc/queue/key")
+    project.inv("rootfs")
+    found = listed(in_container, project)
+    assert (found["etc/shadow"], found["etc/queue/key"]) == ("-rw-r----- 0/42", "-rw------- 0/0")
+    for path, said in {
+        "run/lock/mine": "rootfs/overlay/run: a node makes it anew at each boot",
+        "etc/queue/key/below": "rootfs/overlay/etc/queue/key: packages have a file there",
+        "etc/app": "rootfs/overlay/etc/app: packages have a folder there, and this is none",
+        "etc/passwd": "rootfs/overlay/etc/passwd: app has number 851, and 850 in apk.lock",
+    }.items():
+        shutil.rmtree(project.root / "rootfs/overlay/etc/queue")
+        place = lay_over(project, path, "app:x:851:850::/:/bin/sh\n")
+        done = project.run("rootfs")
+        assert done.returncode == 1 and said in done.stderr, done.stderr
+        place.unlink()
+        (project.root / "rootfs/overlay/etc/queue").mkdir(exist_ok=True)
 
 
 def with_user(name: str) -> Draft:

@@ -182,6 +182,14 @@ def test_repositories_beyond_the_mirror(
     tagged = replace(alpine, own=(replace(own, tag="mine"),))
     assert versions(lock(tagged, "rope hook@mine")) == {"rope": "1-r0", "hook": "5-r0"}
 
+    # Where it goes, gets a tag, or has another URL, other packages are asked for.
+    assert versions(lock(alpine, "rope", found)) == {"rope": "1-r0", "hook": "1-r0"}
+    assert versions(lock(tagged, "rope", found))["rope"] == "1-r0"
+    own_shop.offer(rope="5-r0", hook="5-r0", reel="1-r0", line="1-r0")
+    twice = replace(alpine, own=(own, replace(own, tag="one"), replace(own, tag="two")))
+    wanted = {"hook": "5-r0", "reel": "1-r0", "line": "1-r0"}
+    assert versions(lock(twice, "hook reel@one line@two")) == wanted
+
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
     assert package_set(found, both, lambda come, total: None).folder("system")
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty too")
@@ -193,12 +201,19 @@ def test_a_key_counts_for_its_own_repository_only(
     shop: Shop, own_shop: OwnShop, alpine: Alpine
 ) -> None:
     own = OwnRepository(own_shop.url, str(own_shop.key_file))
+    alpines = shop.key
     shop.key = own_shop.key
     shop.offer(rope="6-r0", hook="6-r0")
     with pytest.raises(UserError, match=r"v3\.23/main/x86_64/APKINDEX\.tar\.gz: .*me@example"):
         lock(replace(alpine, own=(own,)), "rope")
     with pytest.raises(UserError, match=r"there is no key keys/none\.pub"):
         lock(replace(alpine, own=(replace(own, key="keys/none.pub"),)), "rope")
+    shop.key = alpines
+    shop.offer(rope="1-r0", hook="1-r0")
+    own_shop.offer(reel="1-r0")
+    own_shop.key_file.write_text("no key")
+    with pytest.raises(UserError, match=r"me@example\.org-5f\.rsa\.pub: is no public RSA key"):
+        lock(replace(alpine, own=(own,)), "reel")
 
 
 def test_worlds_say_what_apk_understands(shop: Shop, alpine: Alpine) -> None:
