@@ -16,6 +16,7 @@ from typing import Any
 import tomli
 
 from tasks.alpine.apk import STATIC
+from tasks.alpine.mirror import SAMPLE
 from tasks.alpine.numbers import Numbers, checked
 from tasks.core.config import Config, load_config
 from tasks.core.errors import UserError
@@ -28,6 +29,8 @@ HEADER = """\
 # package = [version, bytes, SHA-256, repository]
 # Users and groups keep their numbers, as data on nodes outlives releases: none is ever given anew.
 """
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._~-]*")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, order=True)
@@ -144,6 +147,11 @@ def _parsed(text: str, name: str) -> Lock:
         for world in (STATIC, *raw["world"]):
             if world not in raw["packages"]:
                 raise KeyError(f"no [packages.{world}]")
+        for repository, index in raw["index"].items():
+            if not SHA256.fullmatch(index):
+                raise TypeError(f"{repository} = {index}, wanted a SHA-256")
+        if not re.fullmatch(f"{SAMPLE}|https?://.+", raw["source"]):
+            raise TypeError(f"source = {raw['source']}, wanted {SAMPLE} or a URL")
         return Lock(
             raw["release"],
             raw["arch"],
@@ -166,6 +174,12 @@ def _parsed(text: str, name: str) -> Lock:
 
 def _package(name: str, entry: Any) -> LockedPackage:
     kinds = [type(value) for value in entry]
-    if kinds != [str, int, str, str]:
+    # Names and hashes become paths: a lock from elsewhere must lead nowhere else.
+    if (
+        kinds != [str, int, str, str]
+        or not SAFE_NAME.fullmatch(name)
+        or not SAFE_NAME.fullmatch(entry[0])
+        or not SHA256.fullmatch(entry[2])
+    ):
         raise TypeError(f"{name} = {entry}, wanted [version, bytes, SHA-256, repository]")
     return LockedPackage(name, *entry)

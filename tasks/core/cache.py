@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def entries() -> list[Entry]:
         folder = CACHE / kind
         for path in folder.iterdir() if folder.is_dir() else ():
             if not path.name.startswith(".") and not path.is_symlink():
-                found.append(Entry(kind, path, _size(path), path.stat().st_mtime))
+                with suppress(FileNotFoundError):  # another build removed it just now
+                    found.append(Entry(kind, path, _size(path), path.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.used)
 
 
@@ -71,5 +73,9 @@ def prune(older_s: float | None, keep_bytes: int | None) -> list[Entry]:
 
 
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_blocks * 512 for file in files)
+    """What a file or a folder takes on the disk; another build may be removing it meanwhile."""
+    size = 0
+    for place in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        with suppress(FileNotFoundError):
+            size += 0 if place.is_dir() else place.lstat().st_blocks * 512
+    return size

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.core.config import MIB
 from tasks.core.files import copy_sparse_to, sha256_of
 from tasks.disk.table import read_table
 
@@ -34,7 +36,9 @@ def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
 def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Make `disk.img` of what comes before the slots, both slots, and what comes behind them."""
     with inputs[HEAD].open("rb") as head:
-        slots = [read_table(head)[name] for name in ("slot-a", "slot-b")]
+        table = read_table(head)
+    slots = [table[name] for name in ("slot-a", "slot-b")]
+    end = max(place.end for place in table.values())
     with (folder / "disk.img").open("wb") as disk:
         for path, offset in (
             (inputs[HEAD], 0),
@@ -44,3 +48,9 @@ def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
             disk.seek(offset)
             with path.open("rb") as part:
                 copy_sparse_to(disk, part)
+        # Its last MiB is that of the disk, which may be far behind the rest.
+        with inputs[TAIL].open("rb") as tail:
+            tail.seek(-MIB, os.SEEK_END)
+            disk.truncate(disk.tell() - MIB)
+            disk.seek(end)
+            copy_sparse_to(disk, tail)

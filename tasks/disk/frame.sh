@@ -1,8 +1,9 @@
 #!/bin/sh
 # Makes the disk image without its slots, and without a loop device or a mount: what comes before them,
-# out/frame.head, and behind them, out/frame.tail. tasks/disk/assembly.py puts the slots in.
+# out/frame.head, and behind them, out/frame.tail, whose last MiB is that of the disk.
+# tasks/disk/assembly.py puts the slots in.
 #   in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
-#   $SIZE_MIB
+#   $SIZE_MIB    of the disk; $FILES_MIB the most that the files of the partition data get
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
 #   $NODE_LABEL $DATA_UUID
 set -eu
@@ -68,15 +69,20 @@ mcopy -i "$esp" /tmp/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
 mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \
 	"$disk" $((NODE_SECTORS / 2)) >/dev/null
 
-# 4 KiB blocks and a journal of its final size: a small ext4 would keep small ones for ever.
+# 4 KiB blocks and a journal of its final size: a small ext4 would keep small ones for ever. Not larger
+# than a node makes it by itself at its first boot: a larger one is mostly zeros, all over the disk.
+files=$DATA_SECTORS
+[ "$files" -le $((FILES_MIB * 2048)) ] || files=$((FILES_MIB * 2048))
 mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
-	"$disk" $((DATA_SECTORS / 8))
+	"$disk" $((files / 8))
 
 # dd's figures are of no use, its errors are: a full disk.
 {
 	dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) &&
-		dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048))
+		dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048)) \
+			count=$(((DATA_FIRST + files - NODE_FIRST) / 2048)) &&
+		dd if="$disk" bs=1M skip=$((SIZE_MIB - 1)) >>out/frame.tail
 } 2>/tmp/said || {
 	cat /tmp/said >&2
 	exit 1

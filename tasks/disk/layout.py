@@ -18,6 +18,7 @@ SECTORS_PER_MIB = 2048
 BIOS_FIRST_SECTOR = 34  # right behind the partition table
 ESP_MIB = 64
 NODE_MIB = 8
+FILES_MIB = 256  # the most that the files on the partition data get: they grow at the first boot
 PANIC_S = 5
 
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"

@@ -21,7 +21,7 @@ from tasks.core.errors import UserError
 from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
-from tasks.disk.layout import grub_config, layout, sfdisk_script
+from tasks.disk.layout import FILES_MIB, grub_config, layout, sfdisk_script
 from tasks.steps.overlay import OVERLAY, read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
@@ -292,6 +292,7 @@ def frame(config: Config) -> Step:
         },
         env={
             "SIZE_MIB": str(disk.size_mib),
+            "FILES_MIB": str(FILES_MIB),
             "NODE_LABEL": config.node.label,
             "DATA_UUID": disk["data"].guid,
             **places,

@@ -17,13 +17,13 @@ LOCK = Lock(
     "3.23",
     "x86_64",
     "https://mirror.example/alpine",
-    {"main": "aa"},
+    {"main": "aa" * 32},
     {"system": ("rope",)},
     {
-        "apk-tools-static": (LockedPackage("apk-tools-static", "3-r0", 30, "ff", "main"),),
+        "apk-tools-static": (LockedPackage("apk-tools-static", "3-r0", 30, "ff" * 32, "main"),),
         "system": (
-            LockedPackage("hook", "1-r0", 10, "bb", "main"),
-            LockedPackage("rope", "2-r0", 20, "cc", "community"),
+            LockedPackage("hook", "1-r0", 10, "bb" * 32, "main"),
+            LockedPackage("rope", "2-r0", 20, "cc" * 32, "community"),
         ),
     },
 )
@@ -35,7 +35,7 @@ def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_repository_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
-    lock = replace(LOCK, indexes={"main": "aa", "my.own": "bb", "3rd": "cc"})
+    lock = replace(LOCK, indexes={"main": "aa" * 32, "my.own": "bb" * 32, "3rd": "cc" * 32})
     write_lock(tmp_path / "apk.lock", lock)
     assert read_lock(tmp_path / "apk.lock") == lock
     assert "main = " in render(lock), "as it always was"
@@ -61,7 +61,10 @@ def test_the_projects_keys_are_trusted_beside_alpines(
 
 
 def test_each_package_has_a_line_of_its_own() -> None:
-    assert '"hook" = ["1-r0", 10, "bb", "main"]' in render(LOCK).splitlines()
+    assert (
+        '"hook" = ["1-r0", 10, "hash", "main"]'
+        in render(LOCK).replace("b" * 64, "hash").splitlines()
+    )
 
 
 def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
@@ -86,7 +89,11 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
             b"[packages.other]",
             r"is damaged \('no \[packages\.system\]'\): bring",
         ),
-        (b'"cc"', b"7", r"rope = .*, wanted \[version, bytes, SHA-256, repository\]"),
+        (b"c" * 64, b"7", r"rope = .*, wanted \[version, bytes, SHA-256, repository\]"),
+        (b"c" * 64, b"../../../etc/passwd", r"rope = .*passwd.*, wanted \[version, bytes, SHA-256"),
+        (b'"rope" = ["2-r0"', b'"rope" = ["/../x"', r"rope = .*, wanted \[version, bytes"),
+        (b"a" * 64, b"../index", r"main = \.\./index, wanted a SHA-256"),
+        (b"https://mirror.example/alpine", b"/tmp", r"source = /tmp, wanted sample or a URL"),
         (b"[world]", b"world = 3\n[other]", r"is damaged \("),
     ],
 )
@@ -102,9 +109,9 @@ def test_a_damaged_lock_is_refused(tmp_path: Path, old: bytes, new: bytes, said:
 
 
 def test_changes_are_told_by_package() -> None:
-    newer = LockedPackage("hook", "2-r0", 11, "dd", "main")
-    again = LockedPackage("rope", "2-r0", 20, "ee", "community")
-    sling = LockedPackage("sling", "1-r0", 5, "ff", "main")
+    newer = LockedPackage("hook", "2-r0", 11, "dd" * 32, "main")
+    again = LockedPackage("rope", "2-r0", 20, "ee" * 32, "community")
+    sling = LockedPackage("sling", "1-r0", 5, "ff" * 32, "main")
     after = replace(LOCK, packages={**LOCK.packages, "system": (newer, again, sling)})
     assert changes(LOCK, after) == [
         "system: hook 1-r0 -> 2-r0",
