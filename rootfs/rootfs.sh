@@ -95,7 +95,7 @@ done
 	case $mode in
 	*[4567]) ;;
 	*)
-		chmod "$mode" "$overlay/$file"
+		chmod "$(printf %o $((0$mode & 0777)))" "$overlay/$file"
 		echo "${file#./}" >>/tmp/private
 		;;
 	esac
@@ -209,11 +209,13 @@ sort /tmp/private | comm -23 /tmp/all - >/tmp/laid-over
 # shellcheck disable=SC2016 # awk's
 LC_ALL=C awk '
 	FILENAME == "/tmp/laid-over" { mine[$0] = 1; next }
+	FILENAME == "/tmp/private" { private[$0] = 1; next }
 	{ path = $0; sub(/^[0-7]+ [0-9]+ [0-9]+ /, "", path) }
+	FILENAME == owners && path in private { sub(/^[0-7]+/, substr($1, length($1) - 2)) } # not setuid
 	FILENAME == "/tmp/asked" { mine[path] = 1 }
 	FILENAME == owners && path in mine { next }
 	{ gsub(/[\\"]/, "\\\\&", path); printf "\"%s\" m %s %s %s\n", path, $1, $2, $3 }
-' owners="$numbered/modes" /tmp/laid-over /tmp/asked "$numbered/modes" >/tmp/modes
+' owners="$numbered/modes" /tmp/laid-over /tmp/private /tmp/asked "$numbered/modes" >/tmp/modes
 
 # File capabilities and other extended attributes of packages, but for what lies in the overlay.
 # shellcheck disable=SC2016 # awk's

@@ -236,7 +236,8 @@ def test_what_packages_say_arrives_from_both_engines(
 ) -> None:
     offer.add(package("app", *ENTRIES, pre_install=ADDS_USER, post_install=SETS_OWNERS))
     want(project, "app")
-    # The same file of the overlay is root's; a folder that the root has stays what it is.
+    # In the place of a file that is private it stays private, but isn't setuid; a folder that the
+    # root has stays what it is.
     lay_over(project, "usr/bin/noexec")
     lay_over(project, "var/spool/app/mine")
     lay_over(project, "usr/bin/laid-over")
@@ -247,7 +248,7 @@ def test_what_packages_say_arrives_from_both_engines(
     project.inv("rootfs", "--force")
     assert (project.build / "root.squashfs").read_bytes() == by_bubblewrap
     found = listed(in_container, project)
-    wanted = {**WANTED, "usr/bin/noexec": "-rw-r--r-- 0/0", "etc/shadow": "-rw-r----- 0/42"}
+    wanted = {**WANTED, "usr/bin/noexec": "-rw-r----- 850/850", "etc/shadow": "-rw-r----- 0/42"}
     assert {path: found.get(path) for path in wanted} == wanted
     assert found["var/spool/app/mine"] == "-rw-r--r-- 0/0"
     said = in_container(
