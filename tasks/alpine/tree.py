@@ -75,16 +75,11 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                 continue
             target = modules if MODULES.match(name) else rest
             info = _header(name, member, owners.get(name, (0, 0)))
-            if reader and name.startswith(FIRMWARE):  # each by itself: few of them are unpacked
-                size = (
-                    members[member.linkname.removeprefix("./")].size
-                    if member.islnk()
-                    else member.size
-                )
-                info.type, info.linkname, info.size = tarfile.REGTYPE, "", size
-            elif reader:
+            if reader:
                 itself = member.linkname.removeprefix("./") if member.islnk() else name
-                info.linkname = first.setdefault((target, itself), name)
+                # Each file of firmware is by itself: few of them are unpacked.
+                known = name if name.startswith(FIRMWARE) else itself
+                info.linkname = first.setdefault((target, known), name)
                 if info.linkname == name:
                     info.type, info.linkname, info.size = tarfile.REGTYPE, "", members[itself].size
                 else:
