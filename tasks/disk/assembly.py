@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.core.config import MIB
 from tasks.core.files import copy_sparse_to, sha256_of
 from tasks.disk.table import read_table
 
 BLOCK = 1 << 20
-HEAD, TAIL = "frame.head", "frame.tail"
+HEAD, TAIL, END = "frame.head", "frame.tail", "frame.end"
 
 
 def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
@@ -34,7 +32,7 @@ def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
 
 
 def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
-    """Make `disk.img` of what comes before the slots, both slots, and what comes behind them."""
+    """Make `disk.img` of what comes before the slots, both slots, what is behind, and its end."""
     with inputs[HEAD].open("rb") as head:
         table = read_table(head)
     slots = [table[name] for name in ("slot-a", "slot-b")]
@@ -44,13 +42,8 @@ def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
             (inputs[HEAD], 0),
             *((inputs["slot.img"], slot.offset) for slot in slots),
             (inputs[TAIL], slots[-1].end),
+            (inputs[END], end),
         ):
             disk.seek(offset)
             with path.open("rb") as part:
                 copy_sparse_to(disk, part)
-        # Its last MiB is that of the disk, which may be far behind the rest.
-        with inputs[TAIL].open("rb") as tail:
-            tail.seek(-MIB, os.SEEK_END)
-            disk.truncate(disk.tell() - MIB)
-            disk.seek(end)
-            copy_sparse_to(disk, tail)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the disk image without its slots, and without a loop device or a mount: what comes before them,
-# out/frame.head, and behind them, out/frame.tail, whose last MiB is that of the disk.
+# out/frame.head, and behind them, out/frame.tail and, at the end of the disk, out/frame.end.
 # tasks/disk/assembly.py puts the slots in.
 #   in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
 #   $SIZE_MIB    of the disk; $FILES_MIB the most that the files of the partition data get
@@ -82,7 +82,7 @@ mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) &&
 		dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048)) \
 			count=$(((DATA_FIRST + files - NODE_FIRST) / 2048)) &&
-		dd if="$disk" bs=1M skip=$((SIZE_MIB - 1)) >>out/frame.tail
+		dd if="$disk" of=out/frame.end bs=1M skip=$((SIZE_MIB - 1))
 } 2>/tmp/said || {
 	cat /tmp/said >&2
 	exit 1

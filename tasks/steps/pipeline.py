@@ -20,7 +20,7 @@ from tasks.core.config import WORLD_WANTED, WORLD_WORD, Config
 from tasks.core.errors import UserError
 from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
-from tasks.disk.assembly import HEAD, TAIL, join_disk, join_parts, note_identity
+from tasks.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
 from tasks.disk.layout import FILES_MIB, grub_config, layout, sfdisk_script
 from tasks.steps.overlay import OVERLAY, read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
@@ -297,7 +297,7 @@ def frame(config: Config) -> Step:
             "DATA_UUID": disk["data"].guid,
             **places,
         },
-        outputs=(HEAD, TAIL),
+        outputs=(HEAD, TAIL, END),
     )
 
 
@@ -310,6 +310,7 @@ def image() -> Step:
         host_inputs={
             HEAD: Result("frame", HEAD),
             TAIL: Result("frame", TAIL),
+            END: Result("frame", END),
             "slot.img": Result("slot", "slot.img"),
         },
     )
