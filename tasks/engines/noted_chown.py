@@ -20,7 +20,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ CAPABILITIES = "security.capability"
 NOTES = "owners.json"  # in the job's output folder
 
 _RECEIVE, _SEND, _ID_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*
+_SET_FLAGS, _SYNC_WAKE_UP = 0x40082104, 1
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif
 _RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp
 _OPENAT2 = 437
@@ -102,6 +103,8 @@ def _listen(channel: socket.socket) -> list[Note] | None:
     if not descriptors:
         return None
     (listener,) = descriptors
+    with suppress(OSError):  # since Linux 6.6; each answer is quicker by it
+        fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
     answers = _Answers(listener)
     waiting = select.poll()
     waiting.register(listener, select.POLLIN)
