@@ -10,8 +10,7 @@ import os
 import re
 import stat
 import tarfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 from tasks.core.errors import UserError
@@ -61,24 +60,25 @@ def owners_of(
 def _asked_for(folder: Path) -> dict[str, Owner]:
     """What the notes of the job, apk's own among them, say of the files in `folder/inodes`."""
     copies = set()
-    by_inode: dict[bytes, list[Note]] = defaultdict(list)
-    by_name: dict[bytes, list[Note]] = defaultdict(list)
+    by_inode: dict[bytes, list[Note]] = {}
+    by_name: dict[bytes, list[Note]] = {}
     for note in read_notes(folder / NOTES):
-        inode = b"%d %d" % (note.device, note.inode)
+        inode = _inode(note)
         if note.copied:
             copies.add(inode)
         else:
-            by_inode[inode].append(note)
-            by_name[os.fsencode(note.path).removeprefix(INSTALLED_AT)].append(note)
+            by_inode.setdefault(inode, []).append(note)
+            name = os.fsencode(note.path).removeprefix(INSTALLED_AT)
+            by_name.setdefault(name, []).append(note)
     found = {}
-    for inode, name in _inodes(folder):
-        notes = by_inode[inode] or (by_name[os.fsencode(name)] if inode in copies else [])
+    for inode, name in _files(folder, by_inode.keys() | copies):
+        notes = by_inode.get(inode) or by_name.get(name, [])
         uid = gid = 0
         for note in notes:
             uid = uid if note.uid is None else note.uid
             gid = gid if note.gid is None else note.gid
         if notes:
-            found[name] = (uid, gid)
+            found[os.fsdecode(name)] = (uid, gid)
     return found
 
 
@@ -88,26 +88,34 @@ def _inherit_groups(
     recorded: Mapping[str, Owner],
 ) -> None:
     """Give what scripts made in a setgid folder its group, as the kernel does for true owners."""
+    folders = {n: m for n, m in members.items() if m.isdir() and m.mode & stat.S_ISGID}
+    if not folders:
+        return
     for name in sorted(members.keys() - owners.keys() - recorded.keys()):
-        above = members.get(name.rpartition("/")[0])
-        if above and above.mode & stat.S_ISGID:
-            group = owners.get(name.rpartition("/")[0], (0, 0))[1]
-            owners[name] = (0, group)
+        above = name.rpartition("/")[0]
+        if above in folders:
+            owners[name] = (0, owners.get(above, (0, 0))[1])
 
 
 def stripped_files(folder: Path) -> set[str]:
     """The files that lost their capabilities, as they got another owner."""
     if not (folder / NOTES).exists():
         return set()
-    stripped = {f"{n.device} {n.inode}".encode() for n in read_notes(folder / NOTES) if n.stripped}
-    return {name for inode, name in _inodes(folder) if inode in stripped}
+    stripped = {_inode(note) for note in read_notes(folder / NOTES) if note.stripped}
+    return {os.fsdecode(name) for _, name in _files(folder, stripped)}
 
 
-def _inodes(folder: Path) -> Iterator[tuple[bytes, str]]:
-    """Device and inode of each file, as chroot.sh listed them, and its name."""
-    for line in (folder / INODES).read_bytes().split(b"\n"):
+def _inode(note: Note) -> bytes:
+    """Device and inode as chroot.sh lists them."""
+    return b"%d %d" % (note.device, note.inode)
+
+
+def _files(folder: Path, inodes: Set[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Those files in `folder/inodes` that are wanted: device and inode, and the name."""
+    for line in (folder / INODES).read_bytes().split(b"\n") if inodes else ():
         inode, _, name = line.partition(b" ./")
-        yield inode, os.fsdecode(name)
+        if inode in inodes:
+            yield inode, name
 
 
 def _scripts_setting_owners(
