@@ -121,7 +121,7 @@ function expression_of(pattern,    at, letter, result, inside) {
 }
 
 END {
-	for (path in chosen) print path >(out "/chosen")
+	for (path in chosen) print "lib/firmware/" path >(out "/chosen")
 	for (name in missing) print name >(out "/missing")
 	for (name in unknown) print name >(out "/unknown")
 }

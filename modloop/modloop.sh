@@ -25,12 +25,12 @@ mkdir -p "$tree/lib/firmware"
 tar -xf in/modules.tar -C "$tree" lib/modules
 kernel=$(ls "$tree/lib/modules")
 rm -f "$tree/lib/modules/$kernel/vmlinuz" # a link to the kernel, which is in the boot part
-all=$(find "$tree/lib/modules" -name '*.ko*' | wc -l)
 
 # Only what is wanted, with all that it needs: modprobe knows, by modules.dep.
-dropped=0
+all=
 if [ -n "$MODULES" ]; then
 	names=$MODULES
+	all=$(find "$tree/lib/modules" -name '*.ko*' | wc -l)
 	[ "$MODULES" != pc ] || names=$(sed 's/#.*//' in/pc)
 	before=$(size_of_modules "$tree")
 	# shellcheck disable=SC2086 # words
@@ -53,20 +53,20 @@ unpack() {
 	find "$tree/lib/modules" -name "*.ko.$ending" -print0 | xargs -0 -r -n 32 -P "$(nproc)" "$@"
 }
 unpack gz gunzip
-unpack xz unxz
-unpack zst zstd -d -q --rm
+if [ -n "$(find "$tree/lib/modules" -name '*.ko.*')" ]; then
+	unpack xz unxz
+	unpack zst zstd -d -q --rm
+fi
 depmod -b "$tree" "$kernel"
 
 # Only the firmware that one of the modules asks for, or image.toml, compressed or not; and the rules of
 # radio, which the kernel asks for by itself.
 find "$tree/lib/modules" -name '*.ko' -print0 | xargs -0 -r modinfo -F firmware | sort -u >/tmp/asked
 grep '^regulatory\.db' in/firmware.list >>/tmp/asked || true
-touch /tmp/chosen /tmp/missing /tmp/unknown
 awk -v out=/tmp -f in/firmware.awk what=there in/firmware.list what=asked /tmp/asked what=wanted in/firmware
 [ ! -s /tmp/unknown ] ||
 	refuse "firmware in [modloop] of image.toml: no package has" "$(sort /tmp/unknown)"
-sed 's|^|lib/firmware/|' /tmp/chosen >/tmp/paths
-[ ! -s /tmp/paths ] || tar -xf in/modules.tar -C "$tree" -T /tmp/paths
+[ ! -s /tmp/chosen ] || tar -xf in/modules.tar -C "$tree" -T /tmp/chosen
 mv "$tree"/lib/* "$tree/"
 rmdir "$tree/lib"
 
@@ -79,10 +79,9 @@ fi
 
 count=$(find "$tree/modules" -name '*.ko' | wc -l)
 note="$count modules"
-[ "$count" = "$all" ] || note="$count of $all modules"
-if [ "$dropped" -gt 0 ]; then
+if [ -n "$all" ]; then
 	# Those that are kept tell how much the others would unpack to.
-	note="$note, which saves about $(($(size_of_modules "$tree") * dropped / (packed + 1) / 1024)) MiB"
+	note="$count of $all modules, which saves about $(($(size_of_modules "$tree") * dropped / (packed + 1) / 1024)) MiB"
 fi
 note="$note; $(find "$tree/firmware" ! -type d | wc -l) files of firmware"
 if [ -s /tmp/missing ]; then
