@@ -33,6 +33,6 @@ rm -f "$root/var/log/apk.log" "$root/etc/passwd-" "$root/etc/group-" "$root/etc/
 sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:0:/' "$root/etc/shadow"
 
 # By these the owners are found that scripts asked for.
-(cd "$root" && find . -exec stat -c '%d %i %n' {} +) >out/inodes
+(cd "$root" && find . -path ./lib/modules -prune -o -exec stat -c '%d %i %n' {} +) >out/inodes
 (cd "$root" && getfattr -R -P -h -d -m - -e hex .) >out/xattrs
 tar -cf out/root.tar -C "$root" .

@@ -3,7 +3,7 @@
 #   awk -F: -f numbers.awk -v out=FOLDER what=table TABLE what=user PASSWD what=group GROUP \
 #       what=passwd PASSWD what=groups GROUP what=installed DATABASE what=modes OWNERS
 # TABLE has user:NAME:NUMBER and group:NAME:NUMBER. Each file comes out in FOLDER under the name of
-# what it is.
+# what it is. Where a number isn't what it shall be, FOLDER has a file "differ".
 BEGIN { OFS = ":" }
 
 # The number that takes the place of another one.
@@ -31,3 +31,9 @@ what == "modes" {
 	$0 = part[1] " " uid(part[2]) " " gid(part[3]) " " path
 }
 { print >(out "/" what) }
+
+END {
+	for (number in users) if (users[number] != number) differ = 1
+	for (number in groups) if (groups[number] != number) differ = 1
+	if (differ && !refused) print >(out "/differ")
+}

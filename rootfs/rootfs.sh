@@ -15,14 +15,17 @@ tar -xf in/chroot.tar -C "$root"
 # Users and groups have the same numbers in every release.
 numbered=/tmp/numbered
 mkdir "$numbered"
-touch "$numbered/modes"
-LC_ALL=C awk -F: -f in/numbers.awk -v out="$numbered" what=table in/numbers \
-	what=user "$root/etc/passwd" what=group "$root/etc/group" \
-	what=passwd "$root/etc/passwd" what=groups "$root/etc/group" \
-	what=installed "$root/lib/apk/db/installed" what=modes in/chroot.modes
-cat "$numbered/passwd" >"$root/etc/passwd"
-cat "$numbered/groups" >"$root/etc/group"
-cat "$numbered/installed" >"$root/lib/apk/db/installed"
+cp in/chroot.modes "$numbered/modes"
+set -- what=table in/numbers what=user "$root/etc/passwd" what=group "$root/etc/group"
+LC_ALL=C awk -F: -v out="$numbered" -f in/numbers.awk "$@"
+if [ -e "$numbered/differ" ]; then
+	LC_ALL=C awk -F: -v out="$numbered" -f in/numbers.awk "$@" \
+		what=passwd "$root/etc/passwd" what=groups "$root/etc/group" \
+		what=installed "$root/lib/apk/db/installed" what=modes in/chroot.modes
+	cat "$numbered/passwd" >"$root/etc/passwd"
+	cat "$numbered/groups" >"$root/etc/group"
+	cat "$numbered/installed" >"$root/lib/apk/db/installed"
+fi
 
 # Modules and firmware come from the slot's other parts.
 mkdir "$root/.modloop"

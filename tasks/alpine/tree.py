@@ -22,7 +22,7 @@ from tasks.engines.noted_chown import CAPABILITIES
 
 DATABASE = "lib/apk/db/installed"
 SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-MODULES = re.compile("lib/(modules|firmware)(/|$)")
+MODULES = ("lib/modules/", "lib/firmware/")
 KERNEL, FIRMWARE = "boot/vmlinuz-", "lib/firmware/"
 MICROCODE = re.compile(r"boot/[a-z0-9]+-ucode\.img")
 XATTRS = "xattrs"  # of chroot.sh
@@ -73,7 +73,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
                 (folder / "vmlinuz").write_bytes(reader.read())
             if name.startswith("boot/"):
                 continue
-            target = modules if MODULES.match(name) else rest
+            target = modules if f"{name}/".startswith(MODULES) else rest
             info = _header(name, member, owners.get(name, (0, 0)))
             if reader:
                 itself = member.linkname.removeprefix("./") if member.islnk() else name
@@ -102,7 +102,7 @@ def _kernel(members: Mapping[str, tarfile.TarInfo], packages: Sequence[Installed
     kernels = sorted(name for name in members if name.startswith(KERNEL))
     if not kernels:
         raise UserError("the packages hold no kernel")
-    trees = {name.split("/")[2] for name in members if re.match("lib/modules/[^/]", name)}
+    trees = {name.split("/")[2] for name in members if name.startswith("lib/modules/")}
     if len(kernels) > 1 or len(trees) > 1:
         holders = {
             file.path: f"{package.fields['P']}-{package.fields['V']}"
@@ -181,12 +181,7 @@ def _attributes(folder: Path, packages: Sequence[InstalledPackage]) -> bytes:
             path = ESCAPED.sub(lambda code: bytes([int(code[1], 8)]), line[len(b"# file: ") :])
             continue
         name, _, value = line.partition(b"=")
-        if (
-            not name
-            or name in OF_THE_HOST
-            or path.startswith(b"boot/")
-            or MODULES.match(os.fsdecode(path))
-        ):
+        if not name or name in OF_THE_HOST or os.fsdecode(path).startswith(("boot/", *MODULES)):
             continue
         if name == CAPABILITIES.encode() and os.fsdecode(path) in stripped:
             continue
