@@ -53,6 +53,7 @@ STAND_INS = (
     StandIn("grub", "grub-common", ("usr/bin/grub-mkimage",)),
     StandIn("grub-efi", "grub-efi-amd64-bin", ("usr/lib/grub/x86_64-efi",)),
     StandIn("grub-bios", "grub-pc-bin", ("usr/lib/grub/i386-pc",)),
+    StandIn("zstd", "zstd", ("usr/bin/zstd",)),
 )
 
 # What apk is made of; its static build is a stand-in too, so that a machine without any apk
