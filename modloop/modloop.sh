@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the slot's modloop part, out/modloop.squashfs: modules/VERSION and firmware. out/note has a
-# line that says what is in it.
+# line that says what is in it, out/modloop.sizes the size of its folders.
 #   in/modules.tar
 #   in/firmware.list  in/firmware.awk
 #   in/overlay-firmware   rootfs/overlay/lib/firmware, if there is any
@@ -89,6 +89,13 @@ if [ -s /tmp/missing ]; then
 	sort /tmp/missing
 	note="$note, and $(wc -l </tmp/missing) that modules ask for are in no package (the log names them)"
 fi
+
+# Of firmware in no folder that of one driver together: iwlwifi-ty-a0-gf-a0-89.ucode.
+(cd "$tree/modules/$kernel/kernel" && du -sk ./*/* | sed 's|\t\./| modules of |') >out/modloop.sizes
+(cd "$tree/firmware" && find . -mindepth 1 -maxdepth 1 -exec du -sk {} +) | awk '
+	{ name = $2; sub(/^\.\//, "", name); sub(/[-_.].*/, "", name); sizes[name] += $1 }
+	END { for (name in sizes) print sizes[name], "firmware of", name }
+' >>out/modloop.sizes
 
 mksquashfs "$tree" out/modloop.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 128K -no-exports -no-xattrs -all-root \

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services.
+# Makes the slot's root part, out/root.squashfs: the system's packages, the overlay, the services; and
+# out/root.sizes, which says how much of it is whose.
 #   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/numbers  in/numbers.awk  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
 #   in/release.json  in/settings.json
@@ -239,6 +240,17 @@ if [ -s /tmp/xattrs ]; then
 		set -- -xattrs-exclude '^security[.](selinux|ima|evm)$'
 	fi
 fi
+
+{
+	awk -F: '
+		$1 == "P" { name = $2 }
+		$1 == "I" { size = $2 }
+		$1 == "F" && $2 ~ /^(lib\/modules|lib\/firmware|boot)/ { elsewhere = 1 }
+		$0 == "" { if (!elsewhere) printf "%d package %s\n", size / 1024, name; elsewhere = 0 }
+	' "$root/lib/apk/db/installed"
+	echo "$(du -sk "$overlay" | cut -f1) rootfs/overlay"
+	[ ! -d in/on-hand ] || echo "$(du -sk in/on-hand | cut -f1) packages on hand"
+} >out/root.sizes
 
 # Not compressed: see docs/adr. -no-exports: nobody exports a root.
 mksquashfs "$root" out/root.squashfs -noappend -no-progress -quiet -mem 128M \

@@ -6,14 +6,14 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.cache import prune
-from tasks.core.config import GIB, Config, load_config
+from tasks.core.config import AUTO, GIB, Config, load_config
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size, show_outcomes
 from tasks.engines.choose import ChosenEngine
@@ -42,21 +42,45 @@ class Plan:
     steps: Mapping[str, Keyed]
     root: Path
     engine: Engine
+    config: Config  # with the size of a slot
 
 
-def plan_for(config: Config, targets: Sequence[str], progress: Progress) -> Plan:
-    """Make the plan; the packages and the container that it needs are fetched and made first."""
+def plan_for(
+    config: Config, targets: Sequence[str], progress: Progress, learn: bool = True
+) -> Plan:
+    """Make the plan; the packages and the container that it needs are fetched and made first.
+
+    If there never was a slot with this kernel, it is built, and its size noted in the lock; but not
+    for a plan of all steps, and not without `learn`.
+    """
     from tasks.alpine.container import container_root
+    from tasks.alpine.lock import Lock, lock_file, write_lock
+    from tasks.disk.layout import sized, slot_mib_for
     from tasks.fetch import fetched
-    from tasks.steps.pipeline import pipeline
+    from tasks.steps.pipeline import SLOT, pipeline
     from tasks.steps.step import keyed
 
     engine = ChosenEngine(config.build.engine)
     packages = fetched(config, engine, progress)
     root = container_root(packages, engine)
-    steps = pipeline(config, packages)
-    order = run_order(steps, targets or list(steps))
-    return Plan(keyed(steps, order, packages.lock.digest("container")), root, engine)
+
+    def plan(lock: Lock, targets: Sequence[str] = targets) -> Plan:
+        with_size = sized(config, lock.slots)
+        steps = pipeline(with_size, packages)
+        order = run_order(steps, targets or list(steps))
+        return Plan(keyed(steps, order, lock.digest("container")), root, engine, with_size)
+
+    all_planned, kernel = plan(packages.lock), config.alpine.kernel
+    is_known = config.disk.slot_mib != AUTO or kernel in packages.lock.slots
+    if is_known or not (learn and targets and SLOT.step in all_planned.steps):
+        return all_planned
+    only_slot = plan(packages.lock, [SLOT.step]).steps
+    ensure(only_slot, root, engine, progress)
+    size_mib = slot_mib_for((only_slot[SLOT.step].place / SLOT.file).stat().st_size)
+    lock = replace(packages.lock, slots={**packages.lock.slots, kernel: size_mib})
+    write_lock(lock_file(config), lock)
+    say(f"{lock_file(config).name}: slots with linux-{kernel} have {size_mib} MiB from now on")
+    return plan(lock)
 
 
 def build(
@@ -68,7 +92,7 @@ def build(
     """
     start = time.monotonic()
     with Progress() as progress:
-        plan = plan_for(config, [target], progress)
+        plan = plan_for(config, [target], progress, learn=not c.config.run.dry)
         if c.config.run.dry:
             show_dry(plan, [target] if force else [])
             return []

@@ -65,10 +65,10 @@ def locked(
     progress.started("lock", "looking at the mirror", quiet=True)
     with progress.transfer("lock", quiet=True) as transferred:
         lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
-    # Other Alpine releases begin with the numbers of this one: nodes go from one to another.
+    # Other Alpine releases begin with numbers and sizes of this one: nodes go from one to another.
     named = former or read_lock(LOCK_FILE) or committed_lock()
     if named:
-        lock = replace(lock, numbers=named.numbers)
+        lock = replace(lock, numbers=named.numbers, slots=named.slots)
     write_lock(place, lock)
     return lock, changes(former, lock) if former else ["made anew"]
 

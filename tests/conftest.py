@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tasks.core.config import load_config
 from tasks.core.paths import BUILD
+from tasks.disk.layout import Layout, layout
 from tasks.vm.hardware import PROGRAM, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
@@ -70,6 +71,15 @@ def artefacts() -> Path:
 
     build(Context(), "image", load_config())
     return BUILD
+
+
+@pytest.fixture(scope="session")
+def disk_layout(artefacts: Path) -> Layout:
+    """Where what lies on `disk.img`."""
+    from tasks.build import plan_for
+    from tasks.core.progress import Progress
+
+    return layout(plan_for(load_config(), ["image"], Progress()).config)
 
 
 @pytest.fixture(scope="session")

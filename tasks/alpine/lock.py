@@ -18,7 +18,7 @@ import tomli
 from tasks.alpine.apk import STATIC
 from tasks.alpine.mirror import SAMPLE
 from tasks.alpine.numbers import Numbers, checked
-from tasks.core.config import Config, load_config
+from tasks.core.config import SLOT_MOST_MIB, Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.git import git
@@ -28,6 +28,7 @@ HEADER = """\
 # The exact packages of a build: made by `./inv lock`, read by everything else. Keep it in git.
 # package = [version, bytes, SHA-256, repository]
 # Users and groups keep their numbers, as data on nodes outlives releases: none is ever given anew.
+# slot_mib: with each kernel the size of a slot, as nodes can't change it; see docs/hardware.md.
 """
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._~-]*")
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -62,6 +63,7 @@ class Lock:
     # Of users and groups, also of packages that are gone.
     numbers: Numbers = field(default_factory=Numbers)
     numbered: str = ""  # `digest` of the packages whose users and groups have their numbers
+    slots: Mapping[str, int] = field(default_factory=dict)  # by kernel the size of a slot in MiB
 
     def digest(self, world: str) -> str:
         """The identity of a world's packages."""
@@ -87,6 +89,8 @@ def render(lock: Lock) -> str:
     lines += ["", "[world]", *(f"{name} = {_toml(w)}" for name, w in sorted(lock.wanted.items()))]
     for kind, numbers in (("users", lock.numbers.users), ("groups", lock.numbers.groups)):
         lines += ["", f"[{kind}]", *(f"{_key(name)} = {i}" for name, i in numbers.items())]
+    if lock.slots:
+        lines += ["", "[slot_mib]", *(f"{_key(name)} = {i}" for name, i in lock.slots.items())]
     for world, packages in sorted(lock.packages.items()):
         lines += ["", f"[packages.{world}]"]
         lines += [
@@ -164,12 +168,19 @@ def _parsed(text: str, name: str) -> Lock:
             },
             Numbers(*(checked(raw.get(kind, {}), name) for kind in ("users", "groups"))),
             raw.get("numbered", ""),
+            {kernel: _slot_mib(kernel, size) for kernel, size in raw.get("slot_mib", {}).items()},
         )
     except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{name}: is damaged ({error!s}): bring it back from git: git checkout {name}. "
             "Without it, users and groups would get other numbers than on your nodes"
         ) from None
+
+
+def _slot_mib(kernel: str, size: Any) -> int:
+    if type(size) is not int or not 0 < size <= SLOT_MOST_MIB:
+        raise TypeError(f"[slot_mib] {kernel} = {size}, wanted MiB, up to {SLOT_MOST_MIB}")
+    return size
 
 
 def _package(name: str, entry: Any) -> LockedPackage:

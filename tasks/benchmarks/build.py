@@ -16,7 +16,7 @@ from pathlib import Path
 from tasks.alpine.apk import options
 from tasks.benchmarks.script import run_script
 from tasks.build import Plan, plan_for
-from tasks.core.config import Config, load_config
+from tasks.core.config import load_config
 from tasks.core.errors import UserError
 from tasks.core.files import remove_tree
 from tasks.core.host import require_program
@@ -40,10 +40,9 @@ class Timing:
 
 def build_timings(progress: Progress, times: int) -> Iterator[Timing]:
     """Measure each kind of build `times` times."""
-    config = load_config()
-    plan = plan_for(config, ["image"], progress)
-    yield _timed(FLOOR, times, lambda: _run_bare("floor", plan, config))
-    yield _timed("an ISO, compressed with xz", 1, lambda: _make_iso(plan, config))
+    plan = plan_for(load_config(), ["image"], progress)
+    yield _timed(FLOOR, times, lambda: _run_bare("floor", plan))
+    yield _timed("an ISO, compressed with xz", 1, lambda: _make_iso(plan))
     for engine in ("bubblewrap", "docker") if _docker_answers() else ("bubblewrap",):
         with _checkout(engine) as project:
             project.build()  # what is made once: the container, and the daemon's copy of it
@@ -81,8 +80,9 @@ def _docker_answers() -> bool:
         return False
 
 
-def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) -> None:
+def _run_bare(name: str, plan: Plan, out: Path | None = None) -> None:
     """Run a script of this folder on what goes into a build."""
+    config = plan.config
     system = plan.steps["chroot"].paths(Path())
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         run_script(
@@ -104,10 +104,10 @@ def _run_bare(name: str, plan: Plan, config: Config, out: Path | None = None) ->
         )
 
 
-def _make_iso(plan: Plan, config: Config) -> None:
+def _make_iso(plan: Plan) -> None:
     xorriso = require_program("xorriso")
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        _run_bare("iso", plan, config, Path(folder))
+        _run_bare("iso", plan, Path(folder))
         words = [xorriso, "-as", "mkisofs", "-quiet", "-o", f"{folder}/belay.iso", f"{folder}/iso"]
         subprocess.run(words, check=True, capture_output=True)
 

@@ -25,6 +25,8 @@ from updater.formats import NAME, VERSION
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+AUTO = 0  # a number that the build finds out: "auto" in the file
+SLOT_MOST_MIB = 64 * 1024
 PC_MODULES = "pc"
 EDGE = "edge"  # Alpine's rolling branch
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
@@ -70,7 +72,7 @@ class OwnRepository:
 
 
 def _whole(default: int, least: int, most: int) -> Any:
-    """A whole number from `least` to `most`, both included."""
+    """A whole number from `least` to `most`, both included; with AUTO as default, "auto" too."""
     return dataclasses.field(default=default, metadata={"least": least, "most": most})
 
 
@@ -112,9 +114,9 @@ class Alpine:
 
 @dataclass(frozen=True)
 class Disk:
-    """Sizes of the partitions of the disk image, in MiB."""
+    """Sizes of the partitions of the disk image, in MiB; see `layout.sized`."""
 
-    slot_mib: int = _whole(320, 32, 64 * 1024)
+    slot_mib: int = _whole(AUTO, 32, SLOT_MOST_MIB)
     data_mib: int = _whole(64, 16, 1024 * 1024)
 
 
@@ -355,7 +357,7 @@ def _take_own_repositories(found: dict[str, Found]) -> tuple[OwnRepository, ...]
 def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any:
     """`value` if it is what the field allows, lists as tuples; else a UserError that says where."""
     kind = typing.get_type_hints(cls)[key]
-    rule = _keys(cls)[key].metadata
+    rule, default = _keys(cls)[key].metadata, _keys(cls)[key].default
 
     def refuse(wanted: str) -> UserError:
         # A password may be in it, and then this is not its place.
@@ -371,8 +373,12 @@ def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any
             raise refuse("true or false")
         return value
     if kind is int:
+        may_be_auto = default == AUTO and rule["least"] > AUTO
+        if may_be_auto and value == "auto":
+            return AUTO
         if type(value) is not int or not rule["least"] <= value <= rule["most"]:
-            raise refuse(f"a whole number from {rule['least']} to {rule['most']}")
+            word = ', or "auto"' if may_be_auto else ""
+            raise refuse(f"a whole number from {rule['least']} to {rule['most']}{word}")
         return value
     items = [value] if kind is str or value == rule.get("alone") else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):

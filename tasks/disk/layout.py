@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from tasks.core.config import Config
+from tasks.core.config import MIB, SLOT_MOST_MIB, Config
 from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 
@@ -19,6 +19,7 @@ BIOS_FIRST_SECTOR = 34  # right behind the partition table
 ESP_MIB = 64
 NODE_MIB = 8
 FILES_MIB = 256  # the most that the files on the partition data get: they grow at the first boot
+SLOT_LEAST_MIB, SLOT_UNIT_MIB = 512, 64  # of what the build finds by itself
 PANIC_S = 5
 
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
@@ -64,8 +65,23 @@ def derived_guid(config: Config, name: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{config.os.name}/{name}"))
 
 
+def sized(config: Config, slots: Mapping[str, int]) -> Config:
+    """`config` with a number as size of a slot: by kernel, from the lock.
+
+    Where it isn't known yet a slot has room for anything.
+    """
+    slot_mib = config.disk.slot_mib or slots.get(config.alpine.kernel, SLOT_MOST_MIB)
+    return replace(config, disk=replace(config.disk, slot_mib=slot_mib))
+
+
+def slot_mib_for(size: int) -> int:
+    """How many MiB a slot gets whose content has `size` bytes: half of that is left to grow."""
+    unit = SLOT_UNIT_MIB * MIB
+    return max(SLOT_LEAST_MIB, -(-size * 3 // 2 // unit) * SLOT_UNIT_MIB)
+
+
 def layout(config: Config) -> Layout:
-    """The disk that `image.toml` asks for."""
+    """The disk of a `sized` config."""
     sizes = {
         "esp": ESP_MIB,
         "slot-a": config.disk.slot_mib,

@@ -2,6 +2,7 @@
 # Makes the slot's boot part, out/boot.squashfs; tasks/disk/assembly.py joins it with the others.
 #   in/vmlinuz in/initramfs
 #   in/root in/modloop      size and SHA-256 of the other parts
+#   in/root.sizes in/modloop.sizes      what lies in them: KiB, and a name
 #   $OS_NAME $OS_VERSION $ARCH $SLOT_MIB
 set -eu
 
@@ -40,7 +41,15 @@ done
 room=$((SLOT_MIB * 1024 * 1024))
 if [ "$size" -gt "$room" ]; then
 	over=$(((size - room + 1048575) / 1048576))
-	echo "the slot needs $((SLOT_MIB + over)) MiB, $over MiB more than it has;" \
-		"set slot_mib in image.toml, or take packages out of rootfs/world" >&2
+	{
+		echo "the slot needs $((SLOT_MIB + over)) MiB, $over MiB more than it has;" \
+			"set slot_mib in image.toml, or leave something out. The largest are:"
+		for file in vmlinuz initramfs; do
+			echo "$(($(stat -c %s "$boot/$file") / 1024)) $file"
+		done | sort -rn - in/root.sizes in/modloop.sizes |
+			awk 'NR <= 10 { size = $1; sub(/^[0-9]+ /, ""); printf "%5d MiB  %s\n", size / 1024, $0 }'
+		echo "Less is in the slot with other packages in rootfs/world, or modules in [modloop] of image.toml." \
+			"Only disks that are written anew get larger slots."
+	} >&2
 	exit 1
 fi

@@ -82,6 +82,7 @@ CHROOT_MODES = Result("chroot", "chroot.modes")
 CHROOT_XATTRS = Result("chroot", "chroot.xattrs")
 MICROCODE = Result("chroot", "microcode")
 FIRMWARE = Result("chroot", "firmware.list")
+SLOT = Result("slot", "slot.img")
 CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS, MICROCODE, FIRMWARE)
 
 
@@ -168,7 +169,7 @@ def modloop(config: Config) -> Step:
             **own_inputs,
         },
         env={"MODULES": " ".join(config.modloop.modules)},
-        outputs=("modloop.squashfs", "modloop.identity"),
+        outputs=("modloop.squashfs", "modloop.identity", "modloop.sizes"),
         finish=note_identity,
     )
 
@@ -239,7 +240,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "SERIAL": "1" if config.login.serial else "",
             "ARCH": config.alpine.arch,
         },
-        outputs=("root.squashfs", "root.identity"),
+        outputs=("root.squashfs", "root.identity", "root.sizes"),
         finish=note_identity,
     )
 
@@ -258,6 +259,8 @@ def slot(config: Config) -> Step:
             "initramfs": Result("initramfs", "initramfs"),
             "root": Result("rootfs", "root.identity"),
             "modloop": Result("modloop", "modloop.identity"),
+            "root.sizes": Result("rootfs", "root.sizes"),
+            "modloop.sizes": Result("modloop", "modloop.sizes"),
         },
         env={
             "OS_NAME": config.os.name,
@@ -265,7 +268,7 @@ def slot(config: Config) -> Step:
             "ARCH": config.alpine.arch,
             "SLOT_MIB": str(config.disk.slot_mib),
         },
-        outputs=("slot.img",),
+        outputs=(SLOT.file,),
         finish=join_parts,
         host_inputs={
             "root.squashfs": Result("rootfs", "root.squashfs"),
@@ -311,6 +314,6 @@ def image() -> Step:
             HEAD: Result("frame", HEAD),
             TAIL: Result("frame", TAIL),
             END: Result("frame", END),
-            "slot.img": Result("slot", "slot.img"),
+            SLOT.file: SLOT,
         },
     )

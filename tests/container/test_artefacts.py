@@ -16,7 +16,7 @@ from tasks.core.errors import UserError
 from tasks.core.files import copy_sparse
 from tasks.core.progress import Progress
 from tasks.disk.boot_state import grubenv_offset, read_boot_state
-from tasks.disk.layout import SECTOR, layout
+from tasks.disk.layout import SECTOR, Layout
 from tasks.nodes.places import open_place
 from tasks.nodes.volume import volume
 from tests.conftest import InContainer
@@ -24,8 +24,6 @@ from updater.grubenv import BootState
 from updater.slot import parts
 
 pytestmark = pytest.mark.container
-
-LAYOUT = layout(load_config())
 
 
 def test_chroot_holds_the_packages_with_their_owners(artefacts: Path) -> None:
@@ -44,7 +42,7 @@ def test_chroot_holds_the_packages_with_their_owners(artefacts: Path) -> None:
 
 
 def test_a_nodes_files_are_written_into_a_disk_image(
-    disk_image: Path, tmp_path: Path, in_container: InContainer
+    disk_image: Path, disk_layout: Layout, tmp_path: Path, in_container: InContainer
 ) -> None:
     """One that Belay made takes them; of one that it didn't nothing is known."""
     image, files = tmp_path / "some.img", tmp_path / "files"
@@ -54,7 +52,7 @@ def test_a_nodes_files_are_written_into_a_disk_image(
     plan = plan_for(load_config(), ["chroot"], Progress())
     place = open_place(str(image))
     place.write(files, lambda: volume(files, "BELAY", plan.root, plan.engine))
-    node = LAYOUT["node"]
+    node = disk_layout["node"]
     with image.open("rb") as disk:
         disk.seek(node.first * SECTOR)
         (tmp_path / "node").write_bytes(disk.read(node.sectors * SECTOR))
@@ -124,22 +122,26 @@ def test_the_parts_of_a_slot_are_what_its_manifest_says(
     assert boot.offset == 0
 
 
-def test_the_partition_table_is_the_layout(artefacts: Path, in_container: InContainer) -> None:
+def test_the_partition_table_is_the_layout(
+    artefacts: Path, disk_layout: Layout, in_container: InContainer
+) -> None:
     table = json.loads(in_container("sfdisk --json in/disk", disk=artefacts / "disk.img"))
-    assert table["partitiontable"]["id"].lower() == LAYOUT.guid
+    assert table["partitiontable"]["id"].lower() == disk_layout.guid
     found = [
         (entry["name"], entry["start"], entry["size"], entry["uuid"].lower(), entry["type"])
         for entry in table["partitiontable"]["partitions"]
     ]
-    assert found == [(p.name, p.first, p.sectors, p.guid, p.type_guid) for p in LAYOUT.partitions]
+    assert found == [
+        (p.name, p.first, p.sectors, p.guid, p.type_guid) for p in disk_layout.partitions
+    ]
     in_container("sfdisk --verify in/disk", disk=artefacts / "disk.img")
 
 
-def test_both_slots_of_the_disk_are_the_slot(artefacts: Path) -> None:
+def test_both_slots_of_the_disk_are_the_slot(artefacts: Path, disk_layout: Layout) -> None:
     slot = (artefacts / "slot.img").read_bytes()
     with (artefacts / "disk.img").open("rb") as disk:
         for name in ("slot-a", "slot-b"):
-            disk.seek(LAYOUT[name].first * SECTOR)
+            disk.seek(disk_layout[name].first * SECTOR)
             assert disk.read(len(slot)) == slot
 
 
@@ -152,9 +154,9 @@ def test_both_slots_of_the_disk_are_the_slot(artefacts: Path) -> None:
     ],
 )
 def test_the_file_systems_of_the_disk_are_sound(
-    artefacts: Path, in_container: InContainer, name: str, check: str
+    artefacts: Path, disk_layout: Layout, in_container: InContainer, name: str, check: str
 ) -> None:
-    part = LAYOUT[name]
+    part = disk_layout[name]
     cut = f"dd if=in/disk of=out/part bs=512 skip={part.first} count={part.sectors} 2>/dev/null"
     in_container(f"{cut}; {check}", disk=artefacts / "disk.img")
 

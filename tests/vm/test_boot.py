@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import load_config
 from tasks.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
-from tasks.disk.layout import SECTOR, layout
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
 from updater.grubenv import SIZE, SlotState
 from updater.slot import parts
 
 pytestmark = pytest.mark.vm
-
-LAYOUT = layout(load_config())
-
-
-def slot_offset(slot: str) -> int:
-    return LAYOUT[f"slot-{slot}"].first * SECTOR
 
 
 def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Path) -> None:
@@ -86,13 +78,14 @@ def test_a_slot_that_panics_is_left_for_the_other(
     boot = boot._replace(order=("b", "a"), slots=slots, last_good="b")
     write_boot_state(machine.disk, boot)
     with machine.disk.open("r+b") as disk:
+        slot = read_table(disk)["slot-b"].offset
 
         def read(offset: int, size: int) -> bytes:
-            disk.seek(slot_offset("b") + offset)
+            disk.seek(slot + offset)
             return disk.read(size)
 
         root = next(part for part in parts(read) if part.name == "root")
-        disk.seek(slot_offset("b") + root.offset)
+        disk.seek(slot + root.offset)
         disk.write(bytes(4096))
 
     with machine:
@@ -135,7 +128,7 @@ def test_a_damaged_boot_state_boots_the_default_order(disk_image: Path, tmp_path
             machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.power_cut()
         with machine.disk.open("r+b") as disk:
-            disk.seek(slot_offset("a"))
+            disk.seek(read_table(disk)["slot-a"].offset)
             disk.write(bytes(1 << 20))
         machine.start()
         machine.wait_for_console(r"belay: slot a holds no kernel")
