@@ -18,6 +18,7 @@ from tasks.disk.layout import Layout, layout
 from tasks.vm.hardware import PROGRAM, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
+from tests.offer import Offer
 from tests.programs import program
 from tests.project import Project, Published, nginx
 
@@ -144,3 +145,24 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
         slots["1.1.0"] = project.release("1.1.0")
         project.upload("--channel", "stable")
         yield Published(project, disk, slots, log)
+
+
+@pytest.fixture
+def offer(tmp_path: Path) -> Offer:
+    """A mirror to which the test adds packages."""
+    return Offer(tmp_path / "offer")
+
+
+@pytest.fixture
+def offer_project(tmp_path: Path, offer: Offer) -> Iterator[Project]:
+    """A clone of the project without a lock, whose packages come from `offer`."""
+    server = Mirror(offer.folder)
+    project = Project(tmp_path, 1)
+    project.env |= {
+        "BELAY_ALPINE_MIRROR": server.url,
+        "BELAY_ALPINE_KEYS": str(offer.folder / "keys"),
+    }
+    for lock in project.root.glob("apk*.lock"):
+        lock.unlink()
+    yield project
+    server.close()

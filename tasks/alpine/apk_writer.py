@@ -12,12 +12,14 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tasks.alpine.apk_format import LISTS, PKGINFO, bytes_of, control_checksum
 
+BUILD_DATE = "1767225600"  # 2026-01-01, that the same files give the same package
 STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4)
 
 
@@ -104,6 +106,25 @@ class Draft:
     entries: Sequence[Entry]
     scripts: Mapping[str, bytes] = field(default_factory=dict)  # named like post-install
     triggers: str = ""  # the folders that its trigger script watches
+
+
+def draft(
+    name: str,
+    version: str,
+    about: str,
+    entries: Iterable[Entry],
+    scripts: Mapping[str, bytes] | None = None,
+    **fields: str,
+) -> Draft:
+    """A package with these files and the folders above them; `fields` by letter."""
+    files = sorted(entries, key=lambda entry: (entry.twin is not None, entry.path))
+    there = {entry.path for entry in files}
+    parents = {str(parent) for path in there for parent in PurePosixPath(path).parents}
+    known = {"P": name, "V": version, "A": "x86_64", "T": about, "o": name, "t": BUILD_DATE}
+    # apk unpacks nothing of no size.
+    known["I"] = str(max(1, sum(len(entry.data or b"") for entry in files)))
+    folders = [Entry(path, 0o755) for path in sorted(parents - there - {"."})]
+    return Draft({**known, **fields}, [*folders, *files], scripts or {})
 
 
 def write_package(draft: Draft, key: SigningKey) -> tuple[bytes, dict[str, str]]:

@@ -7,6 +7,7 @@ in `keys/`. Everything that reads a mirror reads this one in the same way.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 KEY_NAME = "belay-sample.rsa.pub"
 KEY_FILE = Path(__file__).with_name("sample.rsa")
-LAYOUT = 7  # goes up when mirrors made before are to be made anew
+LAYOUT = 8  # goes up when mirrors made before are to be made anew
 
 
 def sample_mirror(release: str) -> Path:
@@ -56,8 +57,8 @@ def _make(mirror: Path, wheel: Wheel, branch: str, scratch: Path) -> None:
     packages = [static_apk(system), python(library), *debian_tools(tools)]
     drafts = [*rebuild(system), *packages]
     key = _key(mirror / "keys")
-    _write_repository(mirror / branch / "main" / "x86_64", drafts, key)
-    _write_repository(mirror / branch / "community" / "x86_64", [], key)
+    write_repository(mirror / branch / "main" / "x86_64", drafts, key)
+    write_repository(mirror / branch / "community" / "x86_64", [], key)
 
 
 def _key(folder: Path) -> SigningKey:
@@ -82,13 +83,16 @@ def _key(folder: Path) -> SigningKey:
     return SigningKey(KEY_NAME, private)
 
 
-def _write_repository(folder: Path, drafts: list[Draft], key: SigningKey) -> None:
+def write_repository(folder: Path, drafts: Iterable[Draft], key: SigningKey) -> None:
+    """Have just these packages in `folder`, and their index."""
     from tasks.alpine.apk_writer import write_index, write_package
+    from tasks.alpine.mirror import INDEX
 
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     index = []
     for draft in sorted(drafts, key=lambda draft: draft.fields["P"]):
         data, fields = write_package(draft, key)
         (folder / f"{fields['P']}-{fields['V']}.apk").write_bytes(data)
         index.append(fields)
-    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key, "Belay sample mirror"))
+    (folder / INDEX).unlink(missing_ok=True)  # it may be a link to another mirror's
+    (folder / INDEX).write_bytes(write_index(index, key, "Belay sample mirror"))

