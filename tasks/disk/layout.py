@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -75,9 +76,9 @@ def sized(config: Config, slots: Mapping[str, int]) -> Config:
 
 
 def slot_mib_for(size: int) -> int:
-    """How many MiB a slot gets whose content has `size` bytes: half of that is left to grow."""
-    unit = SLOT_UNIT_MIB * MIB
-    return max(SLOT_LEAST_MIB, -(-size * 3 // 2 // unit) * SLOT_UNIT_MIB)
+    """How many MiB a slot gets whose content has `size` bytes: half as much is left to grow."""
+    units = math.ceil(size * 1.5 / (SLOT_UNIT_MIB * MIB))
+    return min(max(SLOT_LEAST_MIB, units * SLOT_UNIT_MIB), SLOT_MOST_MIB)
 
 
 def layout(config: Config) -> Layout:

