@@ -37,20 +37,31 @@ def bench(c: Context, what: str, times: str = "3", json: bool = False) -> None:
 
 def _build(_context: Context, times: int, json: bool) -> None:
     from tasks.benchmarks.build import FLOOR, build_timings
+    from tasks.benchmarks.hardware import hardware_usages
 
-    timings = []
+    timings, usages = [], []
     with Progress() as progress:
         for timing in build_timings(progress, times):
             progress.started(f"{timing.what}: {timing.seconds:.2f} s")
             timings.append(timing)
+        for usage in hardware_usages(progress):
+            progress.started(f"lts: {usage.what}: {usage.seconds:.2f} s")
+            usages.append(usage)
     if json:
-        show_json([asdict(timing) for timing in timings])
+        show_json(
+            {"builds": [asdict(one) for one in timings], "lts": [asdict(one) for one in usages]}
+        )
         return
     floor = next(timing.seconds for timing in timings if timing.what == FLOOR)
     table(
         ("build", "seconds", "of the tools alone"),
         [(t.what, f"{t.seconds:.2f}", f"{t.seconds / floor:.2f}") for t in timings],
     )
+    rows = [
+        (f"lts: {u.what}", f"{u.seconds:.1f}", f"{u.memory_mib:.0f}", f"{u.result_mib:.0f}")
+        for u in usages
+    ]
+    table(("build", "seconds", "MiB of memory", "MiB of result"), rows)
 
 
 def _boot(c: Context, _times: int, json: bool) -> None:

@@ -33,8 +33,9 @@ def build_netboot(c: Context, config: Config) -> bool:
 )
 def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
+    from tasks.core.serve import served
     from tasks.releases.make import config_of_tag, store_of, trusted_keys
-    from tasks.vm.netboot import SCRIPT, require_slot, served, write_netboot
+    from tasks.vm.netboot import SCRIPT, require_slot, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")

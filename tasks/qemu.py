@@ -114,9 +114,10 @@ def _run(hardware: Hardware) -> int:
 
 
 def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
+    from tasks.core.serve import served
     from tasks.netboot import build_netboot
     from tasks.vm.hardware import Hardware, copy_variables, free_port
-    from tasks.vm.netboot import SCRIPT, served, write_netboot
+    from tasks.vm.netboot import SCRIPT, write_netboot
 
     if not build_netboot(c, config):
         return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tasks.alpine.apk_writer import Draft, SigningKey
@@ -30,10 +29,9 @@ class Offer:
 
 def new_key(public: Path) -> SigningKey:
     """A key that signs packages; its public half is written to `public`."""
-    private = rsa.generate_private_key(65537, 2048)
-    pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(private.public_key().public_bytes(pem, info))
-    return SigningKey(public.name, private)
+    key = SigningKey(public.name, rsa.generate_private_key(65537, 2048))
+    public.write_bytes(key.public)
+    return key
 
 
 def link(source: str, target: str) -> None:

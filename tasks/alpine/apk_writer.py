@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tasks.alpine.apk_format import LISTS, PKGINFO, bytes_of, control_checksum
@@ -90,6 +90,12 @@ class SigningKey:
 
     name: str
     private: rsa.RSAPrivateKey
+
+    @property
+    def public(self) -> bytes:
+        """The public half, as /etc/apk/keys has it."""
+        pem, info = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.private.public_key().public_bytes(pem, info)
 
     def signature(self, stream: bytes) -> bytes:
         """The signature stream that goes before `stream`."""

@@ -44,7 +44,7 @@ def build_timings(progress: Progress, times: int) -> Iterator[Timing]:
     yield _timed(FLOOR, times, lambda: _run_bare("floor", plan))
     yield _timed("an ISO, compressed with xz", 1, lambda: _make_iso(plan))
     for engine in ("bubblewrap", "docker") if _docker_answers() else ("bubblewrap",):
-        with _checkout(engine) as project:
+        with checkout(engine) as project:
             project.build()  # what is made once: the container, and the daemon's copy of it
             yield _timed(f"{engine}: everything", times, project.build, project.forget)
             yield _timed(f"{engine}: a file changed", times, project.build, project.touch)
@@ -112,17 +112,18 @@ def _make_iso(plan: Plan) -> None:
         subprocess.run(words, check=True, capture_output=True)
 
 
-class _Project:
+class Checkout:
     """A copy of the project with a cache of its own, in which files can be changed."""
 
     def __init__(self, folder: Path, engine: str) -> None:
         self.root, self.cache = folder / "project", folder / "cache"
+        self.output = folder / "build"
         self.env = {
             **os.environ,
             "BELAY_BUILD_ENGINE": engine,
             "BELAY_CACHE": str(self.cache),
             "BELAY_LOCK": str(folder / "apk.lock"),
-            "BELAY_OUTPUT": str(folder / "build"),
+            "BELAY_OUTPUT": str(self.output),
         }
         names = ("build", ".git", ".venv", "*.pyc", ".*_cache")
         shutil.copytree(PROJECT, self.root, ignore=shutil.ignore_patterns(*names))
@@ -159,9 +160,10 @@ class _Project:
 
 
 @contextmanager
-def _checkout(engine: str) -> Iterator[_Project]:
+def checkout(engine: str) -> Iterator[Checkout]:
+    """A copy of the project that is there for a while; its steps run in `engine`."""
     folder = Path(tempfile.mkdtemp(dir=CACHE, prefix="bench-"))
     try:
-        yield _Project(folder, engine)
+        yield Checkout(folder, engine)
     finally:
         remove_tree(folder)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import http.server
 import os
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from tasks.core.config import load_config
 from tasks.core.host import require_programs
 from tasks.core.paths import BUILD, CACHE, PROJECT
 from tasks.core.progress import Progress
+from tasks.core.serve import served
 from tasks.disk.table import read_table
 from tasks.releases.chunks import write_slot
 from tasks.releases.keys import signed
@@ -56,7 +54,8 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
         manifest = _publish(folder / "server", folder / "node")
         progress.stopped("packing the slot image")
         _make_node(folder / "node", manifest.slot.size)
-        with _served(folder / "server") as url:
+        with served(folder / "server") as port:
+            url = f"http://127.0.0.1:{port}"
             figures = _by_tools(folder / "node", url, manifest, times)
             with slow_disk(folder, SLOW_MB_S) as within:
                 if within:
@@ -145,21 +144,3 @@ def _apply(node: Path, url: str, within: Sequence[str]) -> int:
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     return int(done.stdout)
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            return
-
-    handler = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -56,13 +56,15 @@ def _make(mirror: Path, wheel: Wheel, branch: str, scratch: Path) -> None:
     system = System(download(wheel, scratch), scratch)
     packages = [static_apk(system), python(library), *debian_tools(tools)]
     drafts = [*rebuild(system), *packages]
-    key = _key(mirror / "keys")
+    key = sample_key()
+    (mirror / "keys").mkdir(parents=True)
+    (mirror / "keys" / KEY_NAME).write_bytes(key.public)
     write_repository(mirror / branch / "main" / "x86_64", drafts, key)
     write_repository(mirror / branch / "community" / "x86_64", [], key)
 
 
-def _key(folder: Path) -> SigningKey:
-    """The sample's key, its public half written to `folder`.
+def sample_key() -> SigningKey:
+    """The sample's key.
 
     It is no secret: what it signs comes from hashes that are pinned here, and it is trusted for the
     sample only. It is always the same, so that a lock of the sample is good on another machine.
@@ -74,12 +76,6 @@ def _key(folder: Path) -> SigningKey:
 
     private = serialization.load_pem_private_key(KEY_FILE.read_bytes(), password=None)
     assert isinstance(private, rsa.RSAPrivateKey)
-    folder.mkdir(parents=True)
-    (folder / KEY_NAME).write_bytes(
-        private.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
     return SigningKey(KEY_NAME, private)
 
 

@@ -14,8 +14,9 @@ from invoke.context import Context
 
 from tasks.build import build
 from tasks.core.config import load_config
+from tasks.core.serve import served
 from tasks.vm.machine import Machine
-from tasks.vm.netboot import SCRIPT, served, write_netboot
+from tasks.vm.netboot import SCRIPT, write_netboot
 from tests.apkovl import archive
 
 pytestmark = pytest.mark.vm(minutes=2)
