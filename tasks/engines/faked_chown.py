@@ -2,7 +2,7 @@
 
 An unprivileged user namespace has one user only, so `chown` to any other fails there, and with it
 the installation of packages. The real owners are put back when a file system is packed
-(`tasks/alpine/tree.py`). Who has to know which owners were asked for lets the filter notify
+(`tasks/alpine/chroot.py`). Who has to know which owners were asked for lets the filter notify
 (`noted_chown.py`).
 
 Format: classic BPF over `struct seccomp_data`, https://docs.kernel.org/userspace-api/seccomp_filter.html

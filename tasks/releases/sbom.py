@@ -13,7 +13,7 @@ from license_expression import ExpressionError, get_spdx_licensing
 from packageurl import PackageURL
 
 from tasks.alpine.apk_database import read_database
-from tasks.alpine.tree import DATABASE
+from tasks.alpine.chroot import DATABASE
 from updater.formats import Manifest
 
 

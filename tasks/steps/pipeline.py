@@ -11,11 +11,11 @@ from dataclasses import asdict, replace
 
 from tasks.alpine import on_hand
 from tasks.alpine.apk import options
+from tasks.alpine.chroot import explain_installation, pack_chroot
 from tasks.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
 from tasks.alpine.mirror import INDEX
 from tasks.alpine.numbers import Numbers
 from tasks.alpine.package_set import PackageSet
-from tasks.alpine.tree import explain_installation, pack_chroot
 from tasks.core.config import WORLD_WANTED, WORLD_WORD, Config
 from tasks.core.errors import UserError
 from tasks.core.files import read_text

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks.alpine.apk_database import InstalledFile, read_database
+from tasks.alpine.chroot import pack_chroot
 from tasks.alpine.initramfs import cpio_entries, initramfs_parts, normalise, pack_initramfs
-from tasks.alpine.tree import pack_chroot
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note
 
