@@ -49,7 +49,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         recorded = {
             file.path: (file.uid, file.gid) for package in packages for file in package.files
         }
-        owners = owners_of(folder, tar, root.members, recorded)
+        owners = owners_of(folder, root, recorded)
         accounts = [text_of(root.content(f"etc/{name}")) for name in ("passwd", "group")]
         owned = []
         first: dict[tuple[BinaryIO, str], str] = {}  # of the names of a file with several

@@ -6,6 +6,7 @@ is in apk's database, and in the notes of what the scripts of packages asked for
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
+from tasks.alpine.root import Root
 from tasks.core.errors import UserError
 from tasks.engines.noted_chown import NOTES, Note, read_notes
 
@@ -26,27 +28,18 @@ SETS_OWNERS = re.compile(rb"\b(chown|chgrp|install\s(.*\s)?-\w*[og])\b")
 Owner = tuple[int, int]  # user and group
 
 
-def owners_of(
-    folder: Path,
-    root: tarfile.TarFile,
-    members: Mapping[str, tarfile.TarInfo],
-    recorded: dict[str, Owner],
-) -> dict[str, Owner]:
+def owners_of(folder: Path, root: Root, recorded: dict[str, Owner]) -> dict[str, Owner]:
     """The owner of each file, as far as it isn't root's; `recorded` is what the database says.
 
     Raises UserError where scripts set owners that couldn't be noted.
     """
     if (folder / NOTES).exists():
         owners = _asked_for(folder)
-        _inherit_groups(owners, members, recorded)
+        _inherit_groups(owners, root.members, recorded)
         return owners
-    if any(member.uid or member.gid for member in members.values()):
-        return {name: (member.uid, member.gid) for name, member in members.items()}
-    unknown = [
-        name
-        for name in _scripts_setting_owners(root, members)
-        if not name.startswith(KNOWN_SCRIPTS)
-    ]
+    if any(member.uid or member.gid for member in root.members.values()):
+        return {name: (member.uid, member.gid) for name, member in root.members.items()}
+    unknown = [name for name in _scripts_setting_owners(root) if not name.startswith(KNOWN_SCRIPTS)]
     if unknown:
         raise UserError(
             f"the install scripts of {', '.join(unknown)} set owners of files, and this kernel "
@@ -118,13 +111,11 @@ def _files(folder: Path, inodes: Set[bytes]) -> Iterator[tuple[bytes, bytes]]:
             yield inode, name
 
 
-def _scripts_setting_owners(
-    root: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo]
-) -> list[str]:
+def _scripts_setting_owners(root: Root) -> list[str]:
     """The packages with version whose scripts, which apk keeps, give files away."""
     found = set()
-    for name in (name for name in members if name.startswith(SCRIPTS)):
-        with tarfile.open(fileobj=root.extractfile(members[name])) as scripts:
+    for name in root.below(SCRIPTS):
+        with tarfile.open(fileobj=io.BytesIO(root.content(name))) as scripts:
             for script in scripts:
                 reader = scripts.extractfile(script)
                 if reader and SETS_OWNERS.search(reader.read()):
