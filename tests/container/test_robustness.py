@@ -62,6 +62,28 @@ def test_a_slot_keeps_the_size_that_the_first_build_gave_it(inv: Inv) -> None:
     assert slot_sizes(inv) == {640 * MIB}
 
 
+def test_a_data_partition_of_a_tebibyte_takes_no_room_on_this_disk(
+    inv: Inv, in_container: InContainer
+) -> None:
+    inv.succeeds("image", BELAY_DISK_DATA_MIB=str(1 << 20))
+    image = (inv.build / "disk.img").resolve()
+    assert image.stat().st_size > 1 << 40
+    assert image.stat().st_blocks * 512 < 1 << 30
+    results = sum(path.stat().st_blocks * 512 for path in image.parents[1].rglob("*"))
+    assert results < 2 << 30
+    with image.open("rb") as disk:
+        data = read_table(disk)["data"]
+        disk.seek(-512, os.SEEK_END)
+        assert disk.read(8) == b"EFI PART", "the table's second copy"
+    assert data.size == 1 << 40
+    said = in_container(
+        f"dd if=in/disk of=out/data bs=1M skip={data.offset >> 20} count=256 2>/dev/null;"
+        "e2fsck -fn out/data",
+        disk=image,
+    )
+    assert "/65536 blocks" in said, "it grows on the node"
+
+
 def slot_sizes(inv: Inv) -> set[int]:
     with (inv.build / "disk.img").open("rb") as disk:
         table = read_table(disk)
