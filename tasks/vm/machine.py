@@ -201,7 +201,22 @@ class Machine:
 
     def _log_end(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join([f"the console, {self.log}, ends:", *lines])
+        return "\n".join([f"{self._state()}; the console, {self.log}, ends:", *lines])
+
+    def _state(self) -> str:
+        """What qemu says of the machine: whether it runs, and at which instructions it is."""
+        if self._process is None or not self._process.isalive():
+            return "qemu ended"
+        try:
+            places = []
+            for _ in range(3):
+                status = self.qmp("query-status")["status"]
+                said = self.qmp("human-monitor-command", command_line="info registers")
+                places += re.findall(r"\b([ER]IP=\S+)", said)
+                time.sleep(0.5)
+        except Exception as error:  # of the monitor; what is told is another one
+            return f"qemu doesn't answer: {error!r}"
+        return f"the machine is {status}, at {' '.join(places)}"
 
     # --- what tests say ---
 
