@@ -6,14 +6,14 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.core.cache import prune
-from tasks.core.config import AUTO, GIB, Config, load_config
+from tasks.core.config import GIB, Config, load_config
 from tasks.core.output import say, show_json
 from tasks.core.progress import Progress, human_size, show_outcomes
 from tasks.engines.choose import ChosenEngine
@@ -50,37 +50,26 @@ def plan_for(
 ) -> Plan:
     """Make the plan; the packages and the container that it needs are fetched and made first.
 
-    If there never was a slot with this kernel, it is built, and its size noted in the lock; but not
-    for a plan of all steps, and not without `learn`.
+    Where a target has slots, and there never was one with this kernel, that is built to `learn` how
+    large they have to be.
     """
     from tasks.alpine.container import container_root
-    from tasks.alpine.lock import Lock, lock_file, write_lock
-    from tasks.disk.layout import sized, slot_mib_for
-    from tasks.fetch import fetched
+    from tasks.disk.layout import sized
+    from tasks.fetch import fetched, with_slot_size
     from tasks.steps.pipeline import SLOT, pipeline
     from tasks.steps.step import keyed
 
     engine = ChosenEngine(config.build.engine)
     packages = fetched(config, engine, progress)
     root = container_root(packages, engine)
-
-    def plan(lock: Lock, targets: Sequence[str] = targets) -> Plan:
-        with_size = sized(config, lock.slots)
+    with_size = sized(config, packages.lock.slots)
+    steps = pipeline(with_size, packages)
+    if learn and SLOT.step in run_order(steps, targets):
+        packages = with_slot_size(config, engine, progress, packages)
+        with_size = sized(config, packages.lock.slots)
         steps = pipeline(with_size, packages)
-        order = run_order(steps, targets or list(steps))
-        return Plan(keyed(steps, order, lock.digest("container")), root, engine, with_size)
-
-    all_planned, kernel = plan(packages.lock), config.alpine.kernel
-    is_known = config.disk.slot_mib != AUTO or kernel in packages.lock.slots
-    if is_known or not (learn and targets and SLOT.step in all_planned.steps):
-        return all_planned
-    only_slot = plan(packages.lock, [SLOT.step]).steps
-    ensure(only_slot, root, engine, progress)
-    size_mib = slot_mib_for((only_slot[SLOT.step].place / SLOT.file).stat().st_size)
-    lock = replace(packages.lock, slots={**packages.lock.slots, kernel: size_mib})
-    write_lock(lock_file(config), lock)
-    say(f"{lock_file(config).name}: slots with linux-{kernel} have {size_mib} MiB from now on")
-    return plan(lock)
+    order = run_order(steps, targets or list(steps))
+    return Plan(keyed(steps, order, packages.lock.digest("container")), root, engine, with_size)
 
 
 def build(

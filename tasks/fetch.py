@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
@@ -11,18 +12,19 @@ from tasks.alpine import container, on_hand
 from tasks.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
 from tasks.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
 from tasks.alpine.mirror import is_back
-from tasks.alpine.numbers import Numbers, read_numbers
+from tasks.alpine.numbers import read_numbers
 from tasks.alpine.package_set import PackageSet, package_set
-from tasks.core.config import Config, load_config
+from tasks.core.config import AUTO, Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.output import say, show_json
 from tasks.core.paths import BUILD, LOCK_FILE
 from tasks.core.progress import Progress, human_size
+from tasks.disk.layout import sized, slot_mib_for
 from tasks.engines.choose import ChosenEngine
 from tasks.engines.engine import Engine
-from tasks.steps.pipeline import INITRAMFS, NUMBERS, SYSTEM, pipeline, system_world
+from tasks.steps.pipeline import INITRAMFS, NUMBERS, SLOT, SYSTEM, pipeline, system_world
 from tasks.steps.runner import ensure, run_order
-from tasks.steps.step import keyed
+from tasks.steps.step import Result, keyed
 
 
 def worlds(config: Config) -> dict[str, World]:
@@ -93,7 +95,8 @@ def fetched(
         packages = package_set(lock, config.alpine, transferred)
     if lock.numbered == lock.digest(SYSTEM) and not at_once:
         return packages
-    found = _installed_numbers(config, engine, progress, packages)
+    # The numbers that the scripts of the packages give out when they are installed.
+    found = read_numbers(_built(NUMBERS, config, engine, progress, packages))
     numbers = lock.numbers.with_new(found)
     if lock.numbers.users:  # else all are new
         for line in lock.numbers.changes(numbers):
@@ -103,14 +106,29 @@ def fetched(
     return replace(packages, lock=lock)
 
 
-def _installed_numbers(
+def with_slot_size(
     config: Config, engine: Engine, progress: Progress, packages: PackageSet
-) -> Numbers:
-    """The numbers that the scripts of the packages give out when they are installed."""
-    steps = pipeline(config, packages)
-    plan = keyed(steps, run_order(steps, [NUMBERS.step]), packages.lock.digest(container.WORLD))
+) -> PackageSet:
+    """`packages` with the size of a slot in their lock; where it isn't known, a slot is built."""
+    lock, kernel = packages.lock, config.alpine.kernel
+    if config.disk.slot_mib != AUTO or kernel in lock.slots:
+        return packages
+    slot = _built(SLOT, config, engine, progress, packages)
+    size_mib = slot_mib_for(slot.stat().st_size)
+    lock = replace(lock, slots={**lock.slots, kernel: size_mib})
+    write_lock(lock_file(config), lock)
+    say(f"{lock_file(config).name}: slots with linux-{kernel} have {size_mib} MiB from now on")
+    return replace(packages, lock=lock)
+
+
+def _built(
+    result: Result, config: Config, engine: Engine, progress: Progress, packages: PackageSet
+) -> Path:
+    """A file that a step makes, built before there is a plan of the whole."""
+    steps = pipeline(sized(config, packages.lock.slots), packages)
+    plan = keyed(steps, run_order(steps, [result.step]), packages.lock.digest(container.WORLD))
     ensure(plan, container.container_root(packages, engine), engine, progress)
-    return read_numbers(plan[NUMBERS.step].place / NUMBERS.file)
+    return plan[result.step].place / result.file
 
 
 @task(
@@ -128,7 +146,8 @@ def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
     asked = None if upgrade is None else _names(upgrade, config)
     former = read_lock(lock_file(config))
     with Progress() as progress:
-        new = fetched(config, engine, progress, asked, at_once=True).lock
+        packages = fetched(config, engine, progress, asked, at_once=True)
+        new = with_slot_size(config, engine, progress, packages).lock
     if json:
         show_json(asdict(new))
         return
