@@ -24,7 +24,7 @@ from updater.grubenv import SLOTS
 if TYPE_CHECKING:
     from tasks.vm.hardware import Hardware
 
-EMPTY_DISK = 1 << 30
+TO_GROW = 1 << 30  # bytes of an empty disk that are left when the system is on it
 KEEPS = "another machine of inv qemu --keep runs from the same disk: end it first"
 MEMORY_LEAST_MIB = 128  # with less, nothing ever comes on the console
 
@@ -128,7 +128,7 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
         folder = Path(scratch)
         disk = folder / "disk.img"
         with disk.open("wb") as file:
-            file.truncate(EMPTY_DISK)
+            file.truncate((BUILD / "disk.img").stat().st_size + TO_GROW)
         with served(folder / "www") as port:
             url = f"http://10.0.2.2:{port}"  # this machine, as a guest sees it
             write_netboot(folder / "www", url, config.boot.cmdline)

@@ -42,7 +42,7 @@ def machine_for(url: str, folder: Path, bios: bool) -> Machine:
     """A machine that was used for something else."""
     former = folder / "former.img"
     with former.open("wb") as disk:
-        disk.truncate(1 << 30)
+        disk.truncate(2 << 30)
         disk.seek(4096)
         disk.write(b"holiday pictures")
     return Machine(former, folder / "machine", bios=bios, netboot=url)
