@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updater.errors import Unreachable, UpdateError
+from updater.errors import Unreachable, UpdateError, printable
 from updater.grubenv import TRIAL, BootState, boots_next
-from updater.memory import Memory, headline
+from updater.memory import LOST, Memory, headline
 from updater.node import NODE_FILES, Node, find_node
 
 if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
@@ -97,10 +97,15 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
 
     its = Site(node, memory, print)
     state = node.boot.read()
-    tried = memory.tried()
+    tried = memory.tried_before()
     rejected = tried.rejected if tried else ""
     if not rejected and state.why != "none":
-        rejected = f"its reason was lost; the boot loader knows: {state.why}"
+        rejected = f"{LOST}: {state.why}"
+    about_data = [f"data/belay/{name} was damaged, and is put aside" for name in memory.damaged()]
+    if kept := memory.volatile_files:
+        about_data.append(
+            f"/data can't be written: {', '.join(kept)} of data/belay last until the next boot"
+        )
     result = {
         "system": node.system._asdict(),
         "slot": node.slot,
@@ -118,7 +123,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "name": node.name,
         "site": its.applied(),
         "site_rejected": its.rejected(),
-        "warnings": node.warnings,
+        "warnings": [*node.warnings, *about_data],
     }
     if not options.json:
         for name in ("health", "asked"):
@@ -126,7 +131,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
                 noted["ago"] = _in_words(memory.clock() - noted["time"])
                 result[name] = noted
         for line in (*_about_node(node, state, result), *_about_updates(node, state, result)):
-            print(line)
+            print(printable(line))
     return result
 
 
@@ -148,7 +153,7 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield f"site {done['version']}, {len(done['changed'])} changes at this boot{how}"
     if gone := result["site_rejected"]:
         yield f"site {gone['version']} was rejected: {gone['why']}"
-    for warning in node.warnings:
+    for warning in result["warnings"]:
         yield f"warning: {warning}"
 
 
@@ -170,7 +175,7 @@ def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> I
 def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
     channel = _updater(node, memory, options).channel()
-    news, tried = channel.version != node.system.version, memory.tried()
+    news, tried = channel.version != node.system.version, memory.tried_before()
     what = "is there" if news else "is running already"
     if news and tried and tried.version == channel.version and tried.rejected:
         what = f"is there, but was rejected before: {headline(tried.rejected)}"
@@ -186,7 +191,7 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         if manifest is None:
             _say(options, f"release {node.system.version} is running already")
             return {"version": node.system.version, "installed": False}
-        version, tried = manifest.version, memory.tried()
+        version, tried = manifest.version, memory.tried_before()
         by_itself = not options.to and not options.reinstall
         known = tried if tried and tried.version == version and by_itself else None
         if known and known.rejected and not options.again:
@@ -418,11 +423,12 @@ def _alone(node: Node, wait: bool = False) -> Iterator[None]:
 
 def _say(options: argparse.Namespace, text: str) -> None:
     if not options.json:
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def _say_on_console(text: str) -> None:
     """To the kernel's log, and so to the console, too."""
+    text = printable(text)
     print(text, flush=True)
     # Where it was read just now, the console needn't show it again.
     _log(text, LOG_INFO if sys.stdout.isatty() else LOG_ERROR)

@@ -15,7 +15,7 @@ from pathlib import Path
 from updater import grubenv
 from updater.disk import ALIGNMENT, Disk
 from updater.errors import UpdateError
-from updater.grubenv import FIRST_SECTOR, BootState
+from updater.grubenv import FIRST_SECTOR, SIZE, BootState
 
 FOLDERS = (b"EFI        ", b"BOOT       ")
 FILE = b"GRUBENV    "
@@ -33,7 +33,7 @@ class BootStateFile:
     def read(self) -> BootState:
         """The state; the default one where grubenv holds none, as GRUB does it too."""
         with Disk(self.esp) as disk:
-            data = disk.read(_find(disk), FIRST_SECTOR)
+            data = disk.read(_find(disk), SIZE)
         try:
             return grubenv.parse(data)
         except ValueError:
@@ -41,9 +41,13 @@ class BootStateFile:
 
     def write(self, state: BootState) -> None:
         """Change the state; when this returns, the disk has it."""
-        sector = grubenv.render(state)[:FIRST_SECTOR]
+        data = grubenv.render(state)
+        sector, rest = data[:FIRST_SECTOR], data[FIRST_SECTOR:]
         with Disk(self.esp, write=True) as disk:
             place = _find(disk)
+            if disk.read(place, SIZE)[FIRST_SECTOR:] != rest:  # nonsense, which GRUB would read
+                disk.write(place + FIRST_SECTOR, rest, FIRST_SECTOR)
+                disk.flush()
             disk.write(place, sector, FIRST_SECTOR)
             disk.flush()
             if disk.read(place, FIRST_SECTOR) != sector:

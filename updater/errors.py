@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+MESSAGE_MAX = 2000  # characters
+
+
+def printable(text: str, most: int = MESSAGE_MAX) -> str:
+    """`text` as it may reach a terminal, a log or the history: no control characters, not endless.
+
+    Words of servers and programs may hold escape sequences, which do things to terminals.
+    """
+    if len(text) > most:
+        text = f"{text[: most - 3]}..."
+    if text.replace("\n", "").isprintable():  # nearly always, and quick
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
 
 class UpdateError(Exception):
     """Something failed; the message says what, where, and what to do about it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Refused(UpdateError):

@@ -26,7 +26,9 @@ MANIFEST_SIZE_MAX = 4 << 20
 SIGNATURE_SIZE_MAX = 2 << 10
 # What may be part of a path or a URL.
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-VERSION = re.compile(r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.]{1,32})?")
+VERSION = re.compile(
+    r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[0-9a-z.]{1,32})?"
+)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from updater.errors import UpdateError
+from updater.errors import UpdateError, printable
 from updater.grubenv import BAD, GOOD, TRIAL
 from updater.health import run_checks
 from updater.memory import Memory, Tried, headline
@@ -37,8 +37,13 @@ def gate(
     far. A cut line or a full disk must not bring an old release back.
     """
     whisper = whisper or say
-    look_back(node, memory, say)
-    _notice(node, memory)
+    try:
+        look_back(node, memory, say)
+        _notice(node, memory)
+    except (
+        Exception
+    ) as error:  # whatever lies there: it is about the past, and the gate is about now
+        say(f"what became of the boots before can't be told: {printable(repr(error))}")
     if node.mode not in (GOOD, TRIAL):
         whisper(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
         _mark_confirmed(node)
@@ -74,9 +79,10 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
         return
     memory.note("confirmed", node.system.version, node.slot)
     try:
-        trust = memory.trust()
-        revoked = tuple(sorted({*trust.revoked, *node.revoked}))
-        memory.keep_trust(trust._replace(revoked=revoked))
+        with memory.alone():
+            trust = memory.trust()
+            revoked = tuple(sorted({*trust.revoked, *node.revoked}))
+            memory.keep_trust(trust._replace(revoked=revoked))
         tried = memory.tried()
         if tried and tried.slot == node.slot:
             memory.keep_tried(tried._replace(confirmed=True))
@@ -116,12 +122,12 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
         except UpdateError as error:
             say(str(error))
     state = node.boot.read()
-    tried = memory.tried() or Tried("of a version that is not known", node.other)
+    tried = memory.tried() or Tried(state.tried or "of a version that is not known", node.other)
     was_rejected = (
         not tried.rejected
         and tried.slot != node.slot
         and state.slots[tried.slot].state == BAD
-        and (state.why == "panic" or memory.tried())
+        and (state.why == "panic" or state.tried or memory.tried())
         and node.mode != "once"
     )
     if not was_rejected:

@@ -8,6 +8,7 @@ torn write leaves either the old state or the new one. The rules that GRUB follo
 Format: "environment block" in GRUB's manual, https://www.gnu.org/software/grub/manual/grub/
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ SLOTS = ("a", "b")
 GOOD, TRIAL, BAD = "good", "trial", "bad"
 TRIES = {GOOD: 8, TRIAL: 3, BAD: 0}
 RESCUES = 3
+WORD = re.compile(r"[0-9a-z.-]{0,64}")  # a version
+VALUE = re.compile(rb"((?:[^\\\n]|\\.)*)\n", re.DOTALL)
 
 
 class SlotState(NamedTuple):
@@ -37,6 +40,7 @@ class BootState(NamedTuple):
     next: str = ""  # a slot to boot once, whatever its state
     rescues: int = 0  # rescue boots since the last good one
     why: str = "none"  # why a slot was given up: none, gate, deadline, panic
+    tried: str = ""  # the version that was installed last, should `data` not know it
 
     def with_slot(self, slot: str, state: str) -> "BootState":
         """The same with `slot` in another state, and the tries that go with it."""
@@ -65,6 +69,7 @@ def render(state: BootState) -> bytes:
         "next": state.next,
         "rescues": str(state.rescues),
         "why": state.why,
+        "tried": state.tried,
     }
     text = HEADER + "".join(f"{name}={value}\n" for name, value in variables.items())
     if len(text) > FIRST_SECTOR:
@@ -73,29 +78,58 @@ def render(state: BootState) -> bytes:
 
 
 def parse(data: bytes) -> BootState:
-    """The state in a file, as GRUB reads it: what is missing or makes no sense has its default.
+    """The state in a file of SIZE bytes, as `grub.cfg.in` goes by it, however it is damaged.
 
+    What is missing has its default; a slot whose state or tries make no sense isn't bootable.
     Raises ValueError where it is no environment block at all.
     """
-    if not data.startswith(HEADER.encode()):
+    if not data.startswith(HEADER.encode()) or len(data) != SIZE:
         raise ValueError("this is no GRUB environment block")
-    lines = data[len(HEADER) : FIRST_SECTOR].decode("ascii", "replace").splitlines()
-    variables = dict(line.split("=", 1) for line in lines if "=" in line and line[0] != "#")
+    variables = _variables(data[len(HEADER) :])
 
-    def one_of(name: str, allowed: tuple[str, ...], default: str) -> str:
+    def one_of(name: str, allowed: tuple[str, ...], default: str, instead: str) -> str:
         value = variables.get(name, default)
-        return value if value in allowed else default
+        return value if value in allowed else instead
 
-    slots = {}
-    for slot in SLOTS:
-        state = one_of(f"{slot}_state", (GOOD, TRIAL, BAD), GOOD)
-        allowed = tuple(str(number) for number in range(TRIES[GOOD] + 1))
-        slots[slot] = SlotState(state, int(one_of(f"{slot}_tries", allowed, str(TRIES[state]))))
+    tries = tuple(str(number) for number in range(TRIES[GOOD] + 1))
+    rescues = tuple(str(number) for number in range(RESCUES + 1))
+    tried = variables.get("tried", "")
     return BootState(
         order=("b", "a") if variables.get("order") == "b a" else SLOTS,
-        slots=slots,
-        last_good=one_of("last_good", SLOTS, "a"),
-        next=one_of("next", SLOTS, ""),
-        rescues=int(one_of("rescues", ("0", "1", "2", "3"), "0")),
-        why=one_of("why", ("none", "gate", "deadline", "panic"), "none"),
+        slots={
+            slot: SlotState(
+                one_of(f"{slot}_state", (GOOD, TRIAL, BAD), GOOD, BAD),
+                int(one_of(f"{slot}_tries", tries, tries[-1], "0")),
+            )
+            for slot in SLOTS
+        },
+        last_good=one_of("last_good", SLOTS, "a", "a"),
+        next=one_of("next", SLOTS, "", ""),
+        rescues=int(one_of("rescues", rescues, "0", rescues[-1])),
+        why=one_of("why", ("none", "gate", "deadline", "panic"), "none", "none"),
+        tried=tried if WORD.fullmatch(tried) else "",
     )
+
+
+def _variables(text: bytes) -> dict[str, str]:
+    """The variables in a block behind its header, as GRUB's `load_env` finds them.
+
+    That takes a name up to the next =, over ends of lines too, and stops at what has no end.
+    Source of the behaviour: grub-core/lib/envblk.c.
+    """
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(text):
+        if text[at : at + 1] != b"#":
+            name, equals, rest = text[at:].partition(b"=")
+            value = VALUE.match(rest)
+            if not equals or not value:
+                break
+            plain = re.sub(rb"(?s)\\(.)", rb"\1", value[1])
+            # For GRUB, which is written in C, a string ends with its first zero byte.
+            key, shown = (part.partition(b"\0")[0].decode("latin-1") for part in (name, plain))
+            found[key] = shown
+            at += len(name) + 1 + value.end() - 1
+        end = text.find(b"\n", at)
+        at = end + 1 if end >= 0 else len(text)
+    return found

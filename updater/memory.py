@@ -1,22 +1,43 @@
 """What a node remembers on `data`: trust that only grows, and what happened.
 
-`data` may be lost at any time, and then all of this is: the image's own build time stays as the
-floor of time, the image's own list of revoked keys as that of keys, and grubenv knows of the slots.
+`data` may be lost, full, read-only or damaged at any time, and nothing of that stops a node:
+
+- What can't be read, or makes no sense, is put aside as `damaged-NAME`, and done without.
+- What can't be written to `data` is kept in memory until the next boot.
+- Where `data` is lost, the image's own build time stays as the floor of time, the image's own list
+  of revoked keys as that of keys, and grubenv knows of the slots.
 """
 
+import fcntl
 import json
 import os
+import re
+import stat
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
-from updater.errors import UpdateError
+from updater.errors import UpdateError, printable
+from updater.grubenv import BAD, SLOTS
 from updater.node import Node
 
 RUN = "run/belay"
+LOST = "its reason was lost; the boot loader knows"
+KEPT = f"{RUN}/kept"  # what `data` couldn't take
+MEMORY_LOCK = f"{RUN}/memory-lock"
+DAMAGED = "damaged-"
+FILE_MAX = 64 << 10
 HISTORY_LINES = 500
+HISTORY_MAX = 4 << 20
+REASON_MAX = 4000  # characters
+TIME_MAX = 253_402_300_799  # the end of the year 9999
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
+ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{1,128}"')  # RFC 9110, 8.8.3; others are not kept
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # formats.NAME, which is slow to come
+KEY_ID = re.compile(r"[0-9A-F]{16}")
+Fields = TypeVar("Fields")
 
 
 class Trust(NamedTuple):
@@ -50,9 +71,63 @@ class Tried(NamedTuple):
     reached: bool = False  # whether it came from the server, and not from a stick
 
 
+class RejectedSite(NamedTuple):
+    """The configuration that was given up last on a slot."""
+
+    version: str
+    why: str
+
+
+class Noted(NamedTuple):
+    """Something noted for this boot only. `time` as in Event."""
+
+    what: str
+    time: int
+
+
 def headline(reason: str) -> str:
     """The first line of a reason: all of it is in `belay status`."""
     return reason.partition("\n")[0].rstrip(":")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """A file. Raises OSError; ValueError where it is none, or has more than `most` bytes."""
+    # A pipe that nobody writes to would be waited for.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most} bytes")
+    return data
+
+
+def read_object(data: bytes) -> dict[str, Any]:
+    """A JSON object. Raises ValueError where it is none."""
+    try:
+        values = json.loads(data)
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return values
+
+
+def checked(kind: Callable[..., Fields], values: Mapping[str, Any]) -> Fields | None:
+    """A NamedTuple of plain fields out of JSON; None where one of them makes no sense."""
+    kinds = kind.__annotations__
+    given = {name: values[name] for name in kinds if name in values}
+    for name, value in given.items():
+        if type(value) is not kinds[name]:
+            return None
+        if isinstance(value, str) and value != printable(value, REASON_MAX):
+            return None
+        if isinstance(value, int) and not 0 <= value <= TIME_MAX:
+            return None
+    try:
+        return kind(**given)
+    except TypeError:  # one is missing
+        return None
 
 
 class Memory:
@@ -62,34 +137,49 @@ class Memory:
         self.node = node
         self.folder = node.data
         self.clock = clock
+        self._locks = 0  # how many times this process holds the lock
 
     def trust(self) -> Trust:
-        """What is trusted; the least there is where that was lost."""
-        values = self._read("trust.json")
-        try:
-            return Trust(
-                {str(name): int(value) for name, value in values["newest"].items()},
-                tuple(str(key) for key in values["revoked"]),
-                {str(name): str(value) for name, value in values["etags"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return Trust()
+        """What is trusted, as far as it makes sense; the least there is where it was lost."""
+        values = self.read_object("trust.json")
+        keys = values.get("revoked")
+        trust = Trust(
+            {name: at for name, at in _by_channel(values, "newest") if _is_time(at)},
+            tuple(key for key in keys if _matches(KEY_ID, key)) if isinstance(keys, list) else (),
+            {name: tag for name, tag in _by_channel(values, "etags") if _matches(ETAG, tag)},
+        )
+        if values and json.loads(json.dumps(trust._asdict())) != values:
+            self.put_aside("trust.json")
+            with suppress(UpdateError):
+                self.keep_trust(trust)
+        return trust
 
     def keep_trust(self, trust: Trust) -> None:
         """Raises UpdateError where it can't be kept."""
-        if trust != self.trust():
-            self.write("trust.json", json.dumps(trust._asdict()).encode())
+        self.write("trust.json", json.dumps(trust._asdict()).encode())
 
     def tried(self) -> Tried | None:
         """The last release that was installed here, if that is known."""
-        values = self._read("tried.json")
-        try:
-            return Tried(**{name: values[name] for name in values.keys() & set(Tried._fields)})
-        except TypeError:
+        values = self.read_object("tried.json")
+        tried = checked(Tried, values)
+        if values and (tried is None or tried.slot not in SLOTS):
+            self.put_aside("tried.json")
             return None
+        return tried
+
+    def tried_before(self) -> Tried | None:
+        """The same, also where `data` was lost: grubenv knows the version, and if it was bad."""
+        if tried := self.tried():
+            return tried
+        state, slot = self.node.boot.read(), self.node.other
+        if not state.tried:
+            return None
+        gone = state.slots[slot].state == BAD
+        return Tried(state.tried, slot, rejected=f"{LOST}: {state.why}" if gone else "")
 
     def keep_tried(self, tried: Tried) -> None:
         """Raises UpdateError where it can't be kept."""
+        tried = tried._replace(rejected=printable(tried.rejected, REASON_MAX))
         self.write("tried.json", json.dumps(tried._asdict()).encode())
 
     def now(self, channel: str) -> int:
@@ -104,90 +194,180 @@ class Memory:
 
     def note(self, what: str, version: str, slot: str, reason: str = "") -> None:
         """Add to the history. Where that can't be, the work goes on."""
-        lines = self._lines()[-HISTORY_LINES:]
-        event = Event(int(self.clock()), what, version, slot, reason)
-        lines.append(json.dumps(event._asdict()))
-        try:
-            self.write("history", "".join(f"{line}\n" for line in lines).encode())
-        except UpdateError:
-            return
+        event = Event(int(self.clock()), what, version, slot, printable(reason, REASON_MAX))
+        with self.alone(), suppress(UpdateError):
+            lines = [json.dumps(one._asdict()) for one in (*self.history(), event)]
+            text = "".join(f"{line}\n" for line in lines[-HISTORY_LINES:])
+            self.write("history", text.encode())
 
     def history(self) -> list[Event]:
-        """What happened, the oldest first."""
+        """What happened, the oldest first; lines that were damaged are left out."""
         events = []
-        for line in self._lines():
-            try:
-                events.append(Event(**json.loads(line)))
-            except (ValueError, TypeError):
-                continue  # a line that was damaged
+        for line in self.read("history", HISTORY_MAX).splitlines():
+            with suppress(ValueError):
+                if event := checked(Event, read_object(line)):
+                    events.append(event)
         return events
 
-    def _lines(self) -> list[str]:
-        try:
-            return (self.folder / "history").read_text(errors="replace").splitlines()
-        except OSError:
-            return []
+    def damaged(self) -> list[str]:
+        """The names of the files that made no sense and were put aside, and since when."""
+        names = []
+        for path in sorted(self.folder.glob(f"{DAMAGED}*")):
+            with suppress(OSError, OverflowError, ValueError):
+                since = time.strftime("%Y-%m-%d", time.gmtime(path.lstat().st_ctime))
+                names.append(f"{path.name.removeprefix(DAMAGED)} ({since})")
+        return names
 
-    def _read(self, name: str) -> dict[str, Any]:
+    @property
+    def volatile_files(self) -> list[str]:
+        """The names of the files that `data` couldn't take: they last until the next boot."""
+        kept = self.node.root / KEPT
+        return sorted(path.name for path in kept.iterdir()) if kept.is_dir() else []
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """A JSON object; nothing in it where there is none. What is none is put aside."""
+        data = self.read(name)
         try:
-            values = json.loads((self.folder / name).read_text())
-        except (OSError, ValueError):
+            return read_object(data) if data else {}
+        except ValueError:
+            self.put_aside(name)
             return {}
-        return values if isinstance(values, dict) else {}
 
-    def read(self, name: str) -> bytes:
-        """A file; nothing where there is none."""
-        try:
-            return (self.folder / name).read_bytes()
-        except OSError:
-            return b""
+    def read(self, name: str, most: int = FILE_MAX) -> bytes:
+        """A file; nothing where there is none. What is larger, or can't be read, is put aside."""
+        for folder in (self.node.root / KEPT, self.folder):  # what is in memory is newer
+            try:
+                return read_file(folder / name, most)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ValueError):
+                self.put_aside(name)
+        return b""
+
+    def put_aside(self, name: str) -> None:
+        """Keep a damaged file for whoever looks into it, in the place of an older one."""
+        with suppress(OSError):
+            (self.node.root / KEPT / name).unlink()
+        place, aside = self.folder / name, self.folder / f"{DAMAGED}{name}"
+        with suppress(OSError):
+            if aside.is_dir() and not aside.is_symlink():
+                import shutil
+
+                shutil.rmtree(aside)
+            place.rename(aside)
 
     def volatile(self, name: str) -> dict[str, Any]:
         """What was noted for this boot only: `what`, and when (`time`); nothing where it wasn't."""
         try:
-            return dict(json.loads((self.node.root / RUN / f"{name}.json").read_text()))
+            noted = checked(Noted, read_object(read_file(self._run(name), FILE_MAX)))
         except (OSError, ValueError):
             return {}
+        return noted._asdict() if noted else {}
 
     def note_volatile(self, name: str, what: str) -> None:
         """Note something for this boot, in memory. Where that can't be, the work goes on."""
-        place = self.node.root / RUN / f"{name}.json"
+        noted = Noted(printable(what, REASON_MAX), int(self.clock()))
         with suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps({"what": what, "time": int(self.clock())}))
+            self._run(name).parent.mkdir(parents=True, exist_ok=True)
+            self._run(name).write_text(json.dumps(noted._asdict()))
+
+    def _run(self, name: str) -> Path:
+        return self.node.root / RUN / f"{name}.json"
 
     def forget(self, name: str) -> None:
         """Remove a file."""
-        with suppress(OSError):
-            (self.folder / name).unlink()
+        for folder in (self.node.root / KEPT, self.folder):
+            with suppress(OSError):
+                (folder / name).unlink()
 
     def rename(self, name: str, other: str) -> None:
         """Give a file another name, in one step that a power cut can't split."""
         try:
             (self.folder / name).rename(self.folder / other)
-            self._flush_folder()
+            _flush_folder(self.folder)
         except OSError as error:
             raise UpdateError(f"{self.folder / name} can't be renamed: {error.strerror}") from None
 
-    def _flush_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY)
+    def write(self, name: str, data: bytes, durable: bool = False) -> None:
+        """Write a file so that it is there whole or as before, whatever happens.
+
+        What `data` doesn't take is kept in memory until the next boot, but not what has to be
+        `durable`. Raises UpdateError.
+        """
+        with self.alone():
+            kept = self.node.root / KEPT
+            try:
+                _write(self.folder, name, data)
+            except OSError as error:
+                problem = f"{self.folder / name} can't be written: {error.strerror}"
+                if durable:
+                    raise UpdateError(f"{problem}; nothing was changed") from None
+                try:
+                    _write(kept, name, data)
+                except OSError:
+                    raise UpdateError(f"{problem}, and not kept in memory either") from None
+            else:
+                with suppress(OSError):
+                    (kept / name).unlink()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let one process at a time change what is remembered. It is never held for long."""
+        place = self.node.root / MEMORY_LOCK
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            lock = place.open("w")
+        except OSError:  # without a lock then: what is remembered counts more
+            yield
+            return
+        with lock:
+            if not self._locks:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._locks += 1
+            try:
+                yield
+            finally:
+                self._locks -= 1
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    fresh = folder / f".{name}"
+    try:
+        if folder.exists() and not folder.is_dir():
+            folder.rename(folder.with_name(f"{DAMAGED}{folder.name}"))
+        folder.mkdir(parents=True, exist_ok=True)
+        if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+            folder.chmod(0o700)  # what is remembered is nobody else's business
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(folder / name)
+        _flush_folder(folder)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         os.fsync(descriptor)
+    finally:
         os.close(descriptor)
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file so that it is there whole or as before, whatever happens."""
-        fresh = self.folder / f".{name}"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.rename(self.folder / name)
-            self._flush_folder()
-        except OSError as error:
-            with suppress(OSError):
-                fresh.unlink()
-            raise UpdateError(
-                f"{self.folder / name} can't be written: {error.strerror}; nothing was changed"
-            ) from None
+
+def _by_channel(values: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
+    """The pairs of an object whose names are those of channels."""
+    found = values.get(name)
+    pairs = found.items() if isinstance(found, dict) else ()
+    return [(channel, value) for channel, value in pairs if CHANNEL.fullmatch(channel)]
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and 0 <= value <= TIME_MAX
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and bool(pattern.fullmatch(value))

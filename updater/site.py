@@ -26,10 +26,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from updater.errors import Refused, UpdateError
+from updater.errors import Refused, UpdateError, printable
 from updater.grubenv import GOOD, TRIAL
 from updater.health import run_checks
-from updater.memory import Memory
+from updater.memory import REASON_MAX, Memory, RejectedSite, checked, read_file, read_object
 from updater.node import Node
 from updater.process import run_within
 
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from updater.update import Updater
 
 SITE_SIZE_MAX = 16 << 20  # of the archive
+KEPT_HEAD = 65  # its hash in hex, and the end of that line
 UNPACKED_MAX = 64 << 20
+APPLIED_MAX = 1 << 20
 FILES_MAX = 10_000
 NAMELESS = "nameless"  # what a node without a name is called
 TREE = "run/belay/site"
@@ -65,16 +67,32 @@ class Site:
 
     def boot(self) -> Applied | None:
         """Apply what is good with the running release; None where there is nothing."""
-        if trial := self.memory.read(self._file("trial")):
+        if trial := self._kept("trial"):
             self._reject(trial, "the node went down before it was confirmed")
-        good = self.memory.read(self._file("good"))
+        good = self._kept("good")
         if self.node.mode == TRIAL or not good:
-            other = self.memory.read(self._file("good", self.node.other))
+            other = self._kept("good", self.node.other)
             if other and other != good:
                 good = other
                 with self._said():
-                    self.memory.write(self._file("good"), good)
+                    self._keep("good", good)
         return self._apply(good) if good else None
+
+    def _kept(self, state: str, slot: str = "") -> bytes:
+        """An archive that was kept; nothing where it isn't there, or isn't what was signed."""
+        name = self._file(state, slot)
+        kept = self.memory.read(name, SITE_SIZE_MAX + KEPT_HEAD)
+        digest, _, archive = kept.partition(b"\n")
+        if kept and _sha256(archive).encode() != digest:
+            self.say(f"data/belay/{name} is damaged, and is not applied")
+            self.memory.put_aside(name)
+            return b""
+        return archive
+
+    def _keep(self, state: str, archive: bytes) -> None:
+        """Keep an archive with its hash, which was signed when it came. Raises UpdateError."""
+        kept = b"%s\n%s" % (_sha256(archive).encode(), archive)
+        self.memory.write(self._file(state), kept, durable=True)
 
     def waits(self) -> str:
         """Why a new configuration isn't tried now; nothing where it may be."""
@@ -90,19 +108,13 @@ class Site:
 
     def update(self, updater: Updater, reboot: Callable[[], None]) -> Applied | None:
         """Try what the channel has, if that is new and may be; None if not. Raises UpdateError."""
-        import hashlib  # which brings OpenSSL along
-
         if self.waits():
             return None
         channel = updater.channel(f"{self.node.settings.channel}.site")
-        digests = {
-            which: hashlib.sha256(self.memory.read(self._file(which))).hexdigest()
-            for which in ("good", "bad")
-        }
-        if channel.manifest in digests.values():
+        if channel.manifest in (_sha256(self._kept(which)) for which in ("good", "bad")):
             return None
         archive = updater.blob(channel.manifest, SITE_SIZE_MAX)
-        self.memory.write(self._file("trial"), archive)
+        self._keep("trial", archive)
         applied = self._apply(archive)
         why = applied.why if not applied.well else self._unhealthy()
         if not why:
@@ -124,7 +136,7 @@ class Site:
         version = _version(archive)
         self.say(f"site {version} is rejected: {why}")
         self.memory.note("site rejected", version, self.node.slot, why)
-        reason = json.dumps({"version": version, "why": why}).encode()
+        reason = json.dumps(RejectedSite(version, printable(why, REASON_MAX))._asdict()).encode()
         # Without room for the reason the trial is given up nevertheless.
         with self._said():
             self.memory.write(self._file("why"), reason)
@@ -141,16 +153,16 @@ class Site:
 
     def rejected(self) -> dict[str, Any]:
         """The configuration that was given up last on this slot: `version` and `why`."""
-        values = self.memory.read(self._file("why"))
-        try:
-            return dict(json.loads(values)) if values else {}
-        except ValueError:
-            return {}
+        gone = checked(RejectedSite, self.memory.read_object(self._file("why")))
+        return gone._asdict() if gone else {}
 
     def applied(self) -> dict[str, Any]:
         """What was applied at this boot."""
-        path = self.node.root / f"{TREE}.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        try:
+            values = read_object(read_file(self.node.root / f"{TREE}.json", APPLIED_MAX))
+        except (OSError, ValueError):
+            return {}
+        return values if values.keys() >= set(Applied._fields) else {}
 
     def _apply(self, archive: bytes) -> Applied:
         version, tree = _version(archive), self.node.root / TREE
@@ -187,6 +199,12 @@ def unpack(archive: bytes, tree: Path) -> None:
         raise Refused(f"the site can't be unpacked: {error}") from None
     if not os.access(tree / "apply", os.X_OK):
         raise Refused("the site has no program `apply`")
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # which brings OpenSSL along
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _changes(line: str) -> tuple[str, ...]:

@@ -180,7 +180,9 @@ class Updater:
                     f"only {disk.size}"
                 )
             node.boot.write(
-                state.with_slot(slot, BAD)._replace(order=(node.slot, slot), next="", why="none")
+                state.with_slot(slot, BAD)._replace(
+                    order=(node.slot, slot), next="", why="none", tried=""
+                )
             )
             self._write_chunks(disk, manifest)
             disk.flush()
@@ -191,8 +193,8 @@ class Updater:
                     "the disk does not keep what it is given"
                 )
             self.memory.keep_tried(Tried(manifest.version, slot, reached=self.source.remote))
-            state = node.boot.read()
-            node.boot.write(state.with_slot(slot, TRIAL)._replace(order=(slot, node.slot)))
+            state = node.boot.read().with_slot(slot, TRIAL)
+            node.boot.write(state._replace(order=(slot, node.slot), tried=manifest.version))
         self.memory.note("update", manifest.version, slot)
 
     def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:

@@ -33,7 +33,7 @@ HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
 
 
-_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^/@\s:?#\[\]]+)(:\d+)?"
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^/@\s:?#\[\]]+)(:[0-9]+)?"
 URL = rf"https?://([^/@\s:]+(:[^/@\s]*)?@)?{_HOST}(/[^\s?#]*)?"
 URL_WANTED = "an http(s) URL, without ? and #; in a password, / and @ are written %2F and %40"
 
@@ -89,7 +89,9 @@ class Os:
 class Alpine:
     """Which Alpine it is built from."""
 
-    release: str = _text("3.23", r"\d+\.\d+(\.\d+)?|edge", "a release like 3.23 or 3.23.6, or edge")
+    release: str = _text(
+        "3.23", r"[0-9]+\.[0-9]+(\.[0-9]+)?|edge", "a release like 3.23 or 3.23.6, or edge"
+    )
     arch: Literal["x86_64"] = "x86_64"
     mirror: str = _text("auto", f"auto|sample|{URL}", f'"auto", "sample", or {URL_WANTED}')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
@@ -323,7 +325,7 @@ def _from_text(text: str, wanted: Any) -> object:
     """The value of an environment variable as TOML would have given it."""
     if wanted is bool and text in ("true", "false"):
         return text == "true"
-    if wanted is int and re.fullmatch(r"-?\d+", text):
+    if wanted is int and re.fullmatch(r"-?[0-9]+", text):
         return int(text)
     return text.split() if typing.get_origin(wanted) is tuple else text
 

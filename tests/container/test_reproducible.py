@@ -86,7 +86,7 @@ def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     made = [path for path in (clone / "build").iterdir() if path.is_symlink()]
-    assert len(made) == 19
+    assert len(made) == 21
     owners = {path.lstat().st_uid for path in folder.rglob("*")}
     assert owners == {uid or os.getuid()}, "files that belong to somebody else are left"
     return {path.name: path.read_bytes() for path in made}

@@ -165,6 +165,33 @@ def test_a_panic_is_told(node: FileNode) -> None:
     assert notice.startswith("belay: release 1.1.0 was rejected: the kernel panicked")
 
 
+@pytest.mark.parametrize("kind", ["tried", "panic", "boot"])
+def test_whatever_looking_back_meets_the_slot_is_judged(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """One flipped bit made a slot of the name c out of b."""
+    back_on_the_old_slot(node)
+    if kind == "tried":
+        (node.memory.folder / "tried.json").write_text('{"version": "1.1.0", "slot": "c"}')
+    elif kind == "panic":
+        (node.root / "sys/fs/pstore/dmesg-efi-1").mkdir(parents=True)
+    else:
+        monkeypatch.setattr(gate, "_panic", lambda _: 1 / 0)
+    check(node, "10-fine", "exit 0")
+    well, said, _ = run(node)
+    assert well and node.boot.read().slots["a"] == SlotState(GOOD, 8)
+    assert any("can't be told" in line for line in said) == (kind != "tried")
+
+
+def test_without_data_a_rejected_release_is_known_by_the_boot_state(node: FileNode) -> None:
+    node.change(mode=GOOD)
+    node.boot.write(BootState(tried="1.1.0").with_slot("b", BAD))
+    _, said, _ = run(node)
+    assert f"release 1.1.0 in slot b was rejected: {gate.WITHOUT_TRACE}" in said
+    tried = node.memory.tried()
+    assert tried and (tried.version, tried.rejected) == ("1.1.0", gate.WITHOUT_TRACE)
+
+
 def test_a_hang_is_told_once(node: FileNode) -> None:
     back_on_the_old_slot(node)
     run(node)
@@ -191,9 +218,9 @@ def test_rollback_needs_a_good_slot(node: FileNode) -> None:
 
 
 def test_keys_that_a_kept_image_revokes_stay_revoked(node: FileNode) -> None:
-    node.change(revoked=frozenset(["AB"]))
+    node.change(revoked=frozenset(["AB" * 8]))
     run(node)
-    assert node.memory.trust().revoked == ("AB",)
+    assert node.memory.trust().revoked == ("AB" * 8,)
 
 
 def test_without_data_the_slot_is_kept_nevertheless(node: FileNode) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.esp import esp
 from tests.publisher import NOW, FileNode, needs_filters
+from updater.errors import UpdateError
 from updater.formats import Channel
 from updater.grubenv import GOOD, TRIAL, BootState
 from updater.site import Site
@@ -73,7 +74,7 @@ class Trials:
         return done.well if done else None
 
     def keeps(self, state: str, slot: str = "a") -> bytes:
-        return self.node.memory.read(f"site-{slot}-{state}")
+        return self.node.memory.read(f"site-{slot}-{state}").partition(b"\n")[2]
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_what_harms_the_node_is_left_for_what_was_good(
 
 
 def test_a_trial_that_was_cut_off_is_left(trials: Trials) -> None:
-    trials.node.memory.write("site-a-trial", site(WELL))
+    trials.site._keep("trial", site(WELL))
     applied = trials.site.boot()
     assert applied and applied.version == "0.9.0"
     assert trials.site.rejected()["why"] == "the node went down before it was confirmed"
@@ -155,6 +156,40 @@ def test_without_room_for_the_reason_the_node_goes_back_nevertheless(
     trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trials.node.memory.folder / ".site-a-why").mkdir()  # nothing can be written there
+    (trials.node.root / "run/belay/kept/.site-a-why").mkdir(parents=True)  # nor here
     assert trials.offer(site("#!/bin/sh\nexit 1\n")) is False
     assert trials.reboots == 1
     assert "site-a-why can't be written" in "\n".join(trials.said)
+
+
+def test_what_can_t_be_kept_for_good_is_not_tried(trials: Trials) -> None:
+    """Nobody would know after a power cut that it had been tried."""
+    (trials.node.memory.folder / ".site-a-trial").mkdir()
+    with pytest.raises(UpdateError, match="site-a-trial can't be written"):
+        trials.offer(site(WELL, "1.1.0"))
+
+
+def test_a_kept_site_with_any_flipped_bit_is_not_applied(trials: Trials) -> None:
+    kept = trials.node.memory.folder / "site-a-good"
+    whole = kept.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 48)):
+        kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert trials.site.boot() is None
+        assert trials.said[-1] == "data/belay/site-a-good is damaged, and is not applied"
+        assert not kept.exists()
+    assert trials.node.memory.damaged()[0].startswith("site-a-good (")
+    # What is good in the other slot is, here too; else it comes anew.
+    (trials.node.memory.folder / "site-b-good").write_bytes(whole)
+    applied = trials.site.boot()
+    assert applied and applied.version == "0.9.0"
+    assert kept.read_bytes() == whole
+    kept.write_bytes(b"")
+    kept.with_name("site-b-good").unlink()
+    assert trials.offer(site(WELL, "0.9.0")) is True
+
+
+@pytest.mark.parametrize("odd", ["", "[]", "{}", '{"version": 1, "why": ""}', "[" * 10_000])
+def test_an_odd_reason_is_none(trials: Trials, odd: str) -> None:
+    (trials.node.memory.folder / "site-a-why").write_text(odd)
+    (trials.node.root / "run/belay/site.json").write_text(odd)
+    assert trials.site.rejected() == {} and trials.site.applied() == {}

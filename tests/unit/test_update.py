@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import lzma
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -518,10 +519,26 @@ def test_a_disk_that_does_not_keep_what_it_is_given(
     monkeypatch.undo()
 
 
-def test_no_room_on_data(publisher: Publisher, node: FileNode) -> None:
-    publisher.publish("1.1.0")
+def test_without_room_on_data_the_update_comes_that_may_mend_it(
+    publisher: Publisher, node: FileNode
+) -> None:
+    """And grubenv knows what was tried, so that what is rejected doesn't come again and again."""
+    manifest = publisher.publish("1.1.0")
     (node.root / "data").symlink_to("/dev/full")
-    before = node.state()
-    with pytest.raises(UpdateError, match=r"can't be written: .*; nothing was changed"):
+    node.update(str(publisher.store.folder))
+    assert node.holds("b", manifest, publisher)
+    tried = node.memory.tried_before()
+    assert tried and (tried.version, tried.slot, tried.rejected) == ("1.1.0", "b", "")
+    shutil.rmtree(node.root / "run/belay")  # as a boot does
+    assert node.memory.tried() is None
+    tried = node.memory.tried_before()
+    assert tried and (tried.version, tried.slot, tried.rejected) == ("1.1.0", "b", "")
+    node.boot.write(node.boot.read().with_slot("b", BAD)._replace(why="panic"))
+    tried = node.memory.tried_before()
+    assert tried and tried.rejected == "its reason was lost; the boot loader knows: panic"
+    # An update that is cut off was not tried yet.
+    cut_off = publisher.publish("1.2.0", signed=NOW + 1)
+    (publisher.store.blobs / cut_off.slot.blob.sha256).unlink()
+    with pytest.raises(Unreachable):
         node.update(str(publisher.store.folder))
-    assert node.state() == before
+    assert node.memory.tried_before() is None

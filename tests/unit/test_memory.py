@@ -1,0 +1,190 @@
+"""Whatever lies on `data`, and whatever it doesn't take, the node goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.esp import esp
+from tests.publisher import NOW, FileNode
+from updater.errors import UpdateError
+from updater.memory import HISTORY_LINES, Memory, Tried, Trust
+
+KEY = "0123456789ABCDEF"
+TRUST = Trust({"stable": NOW}, (KEY,), {"stable": '"5f-2a"'})
+TRIED = Tried("1.1.0", "b", reached=True)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> FileNode:
+    return FileNode(tmp_path / "node", esp(), [])
+
+
+@pytest.fixture
+def memory(node: FileNode) -> Memory:
+    node.memory.keep_trust(TRUST)
+    node.memory.keep_tried(TRIED)
+    node.memory.note("update", "1.1.0", "b")
+    return node.memory
+
+
+def rubbish(place: Path) -> None:
+    place.write_bytes(b"\0\xff{" * 100)
+
+
+def nested(place: Path) -> None:
+    place.write_text("[" * 100_000)
+
+
+def huge(place: Path) -> None:
+    with place.open("r+b") as file:
+        file.truncate(100 << 20)
+
+
+def folder(place: Path) -> None:
+    place.unlink()
+    (place / "in it").mkdir(parents=True)
+
+
+def pipe(place: Path) -> None:
+    place.unlink()
+    os.mkfifo(place)
+
+
+def loop(place: Path) -> None:
+    place.unlink()
+    place.symlink_to(place.name)
+
+
+def number(place: Path) -> None:
+    place.write_text("1" * 5000)  # more digits than Python takes
+
+
+@pytest.mark.parametrize("damage", [rubbish, nested, huge, folder, pipe, loop, number])
+def test_what_is_damaged_is_put_aside_and_done_without(
+    memory: Memory, damage: Callable[[Path], None]
+) -> None:
+    for name in ("trust.json", "tried.json"):
+        damage(memory.folder / name)
+    assert (memory.trust(), memory.tried()) == (Trust(), None)
+    assert [line.split()[0] for line in memory.damaged()] == ["tried.json", "trust.json"]
+    for name in ("trust.json", "tried.json"):
+        assert not (memory.folder / name).exists()
+    memory.keep_trust(TRUST)
+    memory.keep_tried(TRIED)
+    assert (memory.trust(), memory.tried()) == (TRUST, TRIED)
+    damage(memory.folder / "trust.json")  # the older damaged one makes room
+    assert memory.trust() == Trust()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"version": "1.1.0", "slot": "c"},
+        {"version": "1.1.0", "slot": ["b"]},
+        {"version": 1.1, "slot": "b"},
+        {"version": "1.1.0", "slot": "b", "confirmed": "yes"},
+        {"version": "1.1.0", "slot": "b", "rejected": "\x1b[2J"},
+        {"version": "1.1.0", "slot": "b", "rejected": "x" * 5000},
+        {"slot": "b"},
+    ],
+)
+def test_a_field_that_makes_no_sense_is_damage(memory: Memory, values: object) -> None:
+    (memory.folder / "tried.json").write_text(json.dumps(values))
+    assert memory.tried() is None
+    assert len(memory.damaged()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("etags", {"stable": "*"}),
+        ("etags", {"stable": '"' + "x" * 60_000 + '"'}),
+        ("etags", {"stable": '"a"\r\nHost: x'}),
+        ("etags", 7),
+        ("newest", {"../../etc": 7}),
+        ("newest", {"stable": 10**18}),
+        ("newest", {"stable": "yesterday"}),
+        ("revoked", [KEY, "no key"]),
+        ("revoked", "all"),
+    ],
+)
+def test_what_makes_sense_beside_it_is_kept(memory: Memory, field: str, value: object) -> None:
+    (memory.folder / "trust.json").write_text(json.dumps({**TRUST._asdict(), field: value}))
+    found = memory.trust()
+    assert [name for name in Trust._fields if getattr(found, name) == getattr(TRUST, name)] == [
+        name for name in Trust._fields if name != field or (field == "revoked" and value != "all")
+    ]
+    assert len(memory.damaged()) == 1
+    assert json.loads((memory.folder / "trust.json").read_text()) == json.loads(
+        json.dumps(found._asdict())
+    )
+
+
+def test_lines_of_the_history_that_make_no_sense_are_left_out(memory: Memory) -> None:
+    lines = (memory.folder / "history").read_text()
+    odd = [
+        "", "{}", "[1]", "[" * 100_000, '{"time": 1}',
+        json.dumps({"time": 10**18, "what": "x", "version": "", "slot": ""}),
+        json.dumps({"time": 1, "what": "\x1b[2J", "version": "", "slot": ""}),
+    ]  # fmt: skip
+    (memory.folder / "history").write_text("\n".join([*odd, lines]))
+    assert [event.version for event in memory.history()] == ["1.1.0"]
+    for count in range(HISTORY_LINES):
+        memory.note("failed", str(count), "b", "\x1b[31m" + "long " * 5000)
+    events = memory.history()
+    assert len(events) == HISTORY_LINES and events[0].version == "0"
+    assert (memory.folder / "history").stat().st_size < 4 << 20
+    assert all("\x1b" not in event.reason for event in events)
+
+
+@pytest.mark.parametrize("place", ["belay", "."])
+def test_without_data_it_is_remembered_until_the_next_boot(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    data = node.root / "data"
+    data.symlink_to("/dev/full") if place == "." else (data / "belay" / ".trust.json").mkdir(
+        parents=True
+    )
+    node.memory.keep_trust(TRUST)
+    assert node.memory.trust() == TRUST
+    assert node.memory.volatile_files == ["trust.json"]
+    with pytest.raises(UpdateError, match=r"can't be written: .*; nothing was changed"):
+        node.memory.write("trust.json", b"{}", durable=True)
+    assert node.memory.trust() == TRUST
+    (data.unlink if place == "." else (data / "belay/.trust.json").rmdir)()
+    node.memory.keep_trust(TRUST._replace(revoked=()))
+    assert node.memory.trust() == TRUST._replace(revoked=())
+    assert node.memory.volatile_files == []
+
+
+def test_a_file_in_the_place_of_the_folder_makes_room(node: FileNode) -> None:
+    (node.root / "data").mkdir()
+    (node.root / "data/belay").write_text("what is this?")
+    assert node.memory.trust() == Trust()
+    node.memory.keep_trust(TRUST)
+    assert node.memory.volatile_files == [] and node.memory.trust() == TRUST
+    assert (node.root / "data/damaged-belay").read_text() == "what is this?"
+
+
+def test_nobody_else_may_read_it(node: FileNode) -> None:
+    node.memory.folder.mkdir(parents=True, mode=0o755)
+    node.memory.keep_trust(TRUST)
+    assert stat.S_IMODE(node.memory.folder.stat().st_mode) == 0o700
+
+
+def test_many_at_once_lose_nothing(node: FileNode) -> None:
+    """As `belay check` beside the service that pulls: each has a Memory of its own."""
+
+    def note(count: int) -> None:
+        Memory(node.node, lambda: NOW).note("failed", str(count), "b")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(note, range(120)))
+    assert sorted(int(event.version) for event in node.memory.history()) == list(range(120))
