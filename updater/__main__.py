@@ -364,7 +364,7 @@ def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater
     if not place:
         more = "" if options.run is site else ", or give --from"
         raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
-    return Updater(node, open_source(place, node.settings.rate), memory, _progress(options))
+    return Updater(node, open_source(place, limit=node.settings.rate), memory, _progress(options))
 
 
 def _progress(options: argparse.Namespace) -> Any:

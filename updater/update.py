@@ -17,6 +17,7 @@ import hashlib
 import lzma
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ from updater.formats import (
     version_key,
 )
 from updater.grubenv import BAD, GOOD, TRIAL
-from updater.memory import Memory, Tried
+from updater.memory import Memory, Tried, Trust
 from updater.node import Node
 from updater.signature import PublicKey
 from updater.source import Source
@@ -44,6 +45,7 @@ from updater.source import Source
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+TAG_S = 86400  # after that a channel is asked for as if it were new
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
 LOOK_AHEAD = 4  # chunks
@@ -98,11 +100,27 @@ class Updater:
         return channel
 
     def _channel(self, name: str) -> Channel:
-        trust = self.memory.trust()
-        cached = self.memory.read(f"channel-{name}")
-        etag = trust.etags.get(name, "") if cached else ""
-        answer = self.source.get(f"channels/{name}", CHANNEL_SIZE_MAX, etag)
-        data, etag = answer or (cached, etag)
+        file, trust = f"channel-{name}", self.memory.trust()
+        channel, etag = None, trust.etags.get(name, "")
+        with suppress(UpdateError):
+            channel = self._judged(self.memory.read(file, CHANNEL_SIZE_MAX), name, trust)
+        # Nobody signed the tag: without a good copy it is worth nothing, nor is it for ever.
+        if not channel or not self.memory.is_fresh(file, TAG_S):
+            etag = ""
+        if answer := self.source.get(f"channels/{name}", CHANNEL_SIZE_MAX, etag):
+            data, etag = answer
+            channel = self._judged(data, name, trust)
+            self.memory.write(file, data)
+        assert channel is not None, "without a tag there is always an answer"
+        with self.memory.alone():
+            trust = self.memory.trust()
+            newest = {**trust.newest, name: channel.signed}
+            etags = {**trust.etags, name: etag}
+            self.memory.keep_trust(trust._replace(newest=newest, etags=etags))
+        return channel
+
+    def _judged(self, data: bytes, name: str, trust: Trust) -> Channel:
+        """A channel file that counts now. Raises Refused."""
         channel = open_channel(data, self.keys, name)
         if channel.os != self.node.system.os:
             raise Refused(f"channel {name} is for {channel.os}, and this is {self.node.system.os}")
@@ -110,10 +128,6 @@ class Updater:
             raise Refused(f"channel {name} is an old one: a newer was seen before")
         if channel.expires < self.memory.now(name):
             raise Refused(f"channel {name} has expired; whoever publishes it has to sign it again")
-        if answer:
-            self.memory.write(f"channel-{name}", data)
-        newest = {**trust.newest, name: channel.signed}
-        self.memory.keep_trust(trust._replace(newest=newest, etags={**trust.etags, name: etag}))
         return channel
 
     def offered(self) -> Offer:

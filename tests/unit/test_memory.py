@@ -127,6 +127,16 @@ def test_what_makes_sense_beside_it_is_kept(memory: Memory, field: str, value: o
     )
 
 
+def test_fields_of_other_versions_are_no_damage(memory: Memory) -> None:
+    for change in ({"more": 7}, {"etags": None}):
+        values = {**TRUST._asdict(), **change}
+        (memory.folder / "trust.json").write_text(
+            json.dumps({name: value for name, value in values.items() if value is not None})
+        )
+        assert memory.trust().newest == TRUST.newest
+        assert memory.damaged() == []
+
+
 def test_lines_of_the_history_that_make_no_sense_are_left_out(memory: Memory) -> None:
     lines = (memory.folder / "history").read_text()
     odd = [

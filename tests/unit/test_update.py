@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import lzma
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -92,6 +93,43 @@ def test_nothing_new_is_one_small_request(publisher: Publisher, node: FileNode) 
         requests.clear()
         assert node.updater(url).channel().version == "1.0.0"
     assert requests == ["/channels/stable"]
+
+
+def test_a_tag_that_nobody_signed_ends_no_updates(publisher: Publisher, node: FileNode) -> None:
+    """One answer of somebody in the middle, and every honest server says: nothing new."""
+    publisher.publish("1.0.0")
+    asked: list[str] = []
+
+    def note(request: http.server.BaseHTTPRequestHandler) -> bool:
+        asked.append(request.headers.get("If-None-Match", ""))
+        return False
+
+    def kept_at(time: float) -> None:
+        os.utime(node.memory.folder / "channel-stable", (time, time))
+
+    with served(publisher.store.folder, note) as (url, _):
+        node.updater(url).channel()
+        kept_at(NOW - 10)
+        node.updater(url).channel()
+        tag = node.memory.trust().etags["stable"]
+        assert asked == ["", tag] and tag
+        # It is not believed for ever, nor by a clock that jumps, nor without a good copy.
+        for time in (NOW - 86400, NOW + 10):
+            kept_at(time)
+            node.updater(url).channel()
+            assert asked.pop() == ""
+        for damage in (b"", b"rubbish", b"x" * 100_000):
+            (node.memory.folder / "channel-stable").write_bytes(damage)
+            kept_at(NOW - 10)
+            assert node.updater(url).channel().version == "1.0.0"
+            assert asked.pop() == ""
+        publisher.point("1.0.0", signed=NOW, expires=NOW + 5)
+        node.updater(url).channel()
+        kept_at(NOW)
+        node.clock += 6
+        publisher.point("1.0.0", signed=NOW + 6)
+        node.updater(url).channel()
+        assert asked.pop() == "", "the copy has expired"
 
 
 def test_what_the_slot_holds_is_not_fetched_again(publisher: Publisher, node: FileNode) -> None:
@@ -414,14 +452,15 @@ def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callab
     [
         (answering(404, {}), "answered 404"),
         (answering(500, {}), "answered 500"),
-        (answering(302, {"Location": "/channels/stable"}), "302 .*redirects are not followed"),
+        (answering(302, {"Location": "/channels/stable"}), "sends on more than 5 times"),
+        (answering(302, {}), "answered 302"),
         (answering(200, {}, b"<html>Welcome to the hotel</html>"), "0 lines"),
         (
             answering(200, {"Content-Length": "999"}, b"short"),
             "0 lines",
         ),
     ],
-    ids=["404", "500", "redirect", "HTML", "short"],
+    ids=["404", "500", "redirect", "redirect to nowhere", "HTML", "short"],
 )
 def test_a_server_that_fails(
     answer: Callable[..., bool], reason: str, publisher: Publisher, node: FileNode
@@ -461,8 +500,8 @@ def test_an_endless_answer_ends(publisher: Publisher, node: FileNode) -> None:
 def test_a_slow_server_is_given_up(
     publisher: Publisher, node: FileNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("updater.source.GRACE_S", -1)
-    monkeypatch.setattr("updater.source.SLOWEST", 1 << 40)
+    monkeypatch.setattr("updater.server.GRACE_S", -1)
+    monkeypatch.setattr("updater.server.SLOWEST", 1 << 40)
     publisher.publish("1.1.0")
     with served(publisher.store.folder) as (url, _), pytest.raises(Unreachable, match="slow"):
         node.update(url)
@@ -487,7 +526,7 @@ def test_a_limit_slows_a_download(publisher: Publisher) -> None:
     publisher.publish("1.1.0")
     waits: list[float] = []
     with served(publisher.store.folder) as (url, _):
-        open_source(url, 100, waits.append).get("channels/stable", 10000)
+        open_source(url, limit=100, sleep=waits.append).get("channels/stable", 10000)
     size = (publisher.store.folder / "channels/stable").stat().st_size
     assert waits and waits[-1] == pytest.approx(size / 100, rel=0.2)
 
