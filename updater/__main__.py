@@ -364,7 +364,10 @@ def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater
     if not place:
         more = "" if options.run is site else ", or give --from"
         raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
-    return Updater(node, open_source(place, limit=node.settings.rate), memory, _progress(options))
+    how: dict[str, Any] = {}
+    if "://" in place:
+        how = {"limit": node.settings.rate, "access": node.access, "say": _whisper}
+    return Updater(node, open_source(place, **how), memory, _progress(options))
 
 
 def _progress(options: argparse.Namespace) -> Any:

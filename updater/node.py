@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from updater.boot import BootStateFile
 from updater.errors import UpdateError
 from updater.grubenv import SLOTS
 from updater.signature import PublicKey, read_keys
+
+if TYPE_CHECKING:
+    from updater.server import Access
 
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
@@ -16,13 +19,24 @@ DATA = "data"
 DATA_FOLDER = "belay"
 
 
+# The least and the most of each number.
+LIMITS = {
+    "rate": (0, 1 << 40),
+    "interval_s": (10, 366 * 86400),
+    "deadline_s": (10, 86400),
+    "boot_s": (60, 86400),
+}
+TEXT_MAX = 2000  # characters
+
+
 class Settings(NamedTuple):
     """`settings.json` of the image, overridden by that of the node's own files.
 
     `url` is the server; `rate` the bytes a second that a download may take (0: all); `window` the
     hours in which a node may update and reboot by itself, as 22-4 in its local time; `stick` the
     label of sticks with releases. `deadline_s` is for all health checks together, and for applying
-    the site; `boot_s` for a boot to be confirmed, else the watchdog ends it.
+    the site; `boot_s` for a boot to be confirmed, else the watchdog ends it. Of `proxy` and
+    `no_proxy` see `server.Access`.
     """
 
     url: str = ""
@@ -35,6 +49,8 @@ class Settings(NamedTuple):
     boot_s: int = 600
     stick: str = ""
     site: bool = False  # whether the server has a configuration for this node
+    proxy: str = ""
+    no_proxy: str = ""
 
 
 class System(NamedTuple):
@@ -83,6 +99,20 @@ class Node(NamedTuple):
         return _text(self.root / NODE_FILES / "name").strip()
 
     @property
+    def access(self) -> "Access":
+        """How it gets to its server: with its own certificates and token, if it has any."""
+        from updater.server import Access
+
+        files = self.root / NODE_FILES
+        authorities, token = (files / name for name in ("ca.pem", "token"))
+        return Access(
+            self.settings.proxy,
+            self.settings.no_proxy,
+            authorities if authorities.exists() else None,
+            token if token.exists() else None,
+        )
+
+    @property
     def warnings(self) -> list[str]:
         """What this boot found wrong with the node's own files."""
         return _text(self.root / WARNINGS).splitlines()
@@ -126,10 +156,18 @@ def _own_settings(root: Path) -> dict[str, Any]:
     """The node's own, as far as they make sense: a slip there must not end all updates."""
     try:
         values = _json(root / NODE_FILES / "settings.json")
-        kinds = Settings.__annotations__
-        return {name: value for name, value in values.items() if type(value) is kinds.get(name)}
-    except (OSError, ValueError, AttributeError):
+        return {name: value for name, value in values.items() if _makes_sense(name, value)}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+def _makes_sense(name: str, value: object) -> bool:
+    if type(value) is not Settings.__annotations__.get(name):
+        return False
+    if isinstance(value, str):
+        return len(value) <= TEXT_MAX and value.isprintable()
+    least, most = LIMITS.get(name, (0, 1))
+    return isinstance(value, int) and least <= value <= most
 
 
 def _partitions(root: Path, partuuid: str) -> dict[str, Path]:

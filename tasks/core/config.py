@@ -22,6 +22,7 @@ import tomli
 from tasks.core.errors import UserError
 from tasks.core.paths import CONFIG_FILE, VARIABLES
 from updater.formats import NAME, VERSION
+from updater.node import LIMITS
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -180,18 +181,22 @@ class Update:
         "", r"(https?://\S+[^/\s])?", "an http(s) URL without / at its end, or nothing"
     )
     channel: str = _text("stable", NAME.pattern, "small letters, digits, . _ -")
-    rate: int = _whole(0, 0, 1 << 40)
-    interval_s: int = _whole(3600, 10, 366 * 86400)
+    rate: int = _whole(0, *LIMITS["rate"])
+    interval_s: int = _whole(3600, *LIMITS["interval_s"])
     window: str = _text(
         "",
         rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
         "two different hours from 0 to 23, like 22-4, or nothing",
     )
     network: bool = False
-    deadline_s: int = _whole(300, 10, 86400)
-    boot_s: int = _whole(600, 60, 86400)
+    deadline_s: int = _whole(300, *LIMITS["deadline_s"])
+    boot_s: int = _whole(600, *LIMITS["boot_s"])
     site: bool = False
     stick: str = _text("BELAYUPDATE", r"[A-Z0-9_-]{0,11}", "up to 11 capital letters or digits")
+    proxy: str = _text(
+        "", rf"(http://([^/@\s]+@)?{_HOST})?", "a URL like http://proxy:3128, or nothing"
+    )
+    no_proxy: str = _text("", r"[A-Za-z0-9.:, -]*", "hosts, like localhost,.example.org")
 
 
 @dataclass(frozen=True)
