@@ -118,6 +118,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "tried": tried._asdict() if tried else None,
         "boots_next": boots_next(state),
         "rejected": rejected,
+        "again_in": tried.again_in(memory.clock()) if tried else None,
         "health": memory.volatile("health"),
         "asked": memory.volatile("asked"),
         "name": node.name,
@@ -168,6 +169,8 @@ def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> I
     if result["rejected"]:
         version = tried["version"] if tried else "before this one"
         yield f"release {version} was rejected: {result['rejected']}"
+        if (left := result["again_in"]) is not None:
+            yield f"something could not be reached: it is tried again in {int(left) // 60} min"
     elif tried and state.slots[node.other].state == TRIAL and tried["slot"] == node.other:
         yield f"release {tried['version']} is installed in slot {node.other}: reboot to try it"
 
@@ -194,11 +197,13 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         version, tried = manifest.version, memory.tried_before()
         by_itself = not options.to and not options.reinstall
         known = tried if tried and tried.version == version and by_itself else None
-        if known and known.rejected and not options.again:
+        left = known.again_in(memory.clock()) if known else None
+        if known and known.rejected and left != 0 and not options.again:
+            when = f"in {int(left) // 60 + 1} min" if left else "never"
             _say(
                 options,
-                f"release {version} was rejected before ({headline(known.rejected)}), and is not "
-                "tried again by itself; to try it nevertheless: belay update --again",
+                f"release {version} was rejected before ({headline(known.rejected)}), and is tried "
+                f"again by itself {when}; to try it now: belay update --again",
             )
             return {"version": version, "installed": False}
         waits = known and node.boot.read().slots[node.other].state == TRIAL

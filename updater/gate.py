@@ -55,7 +55,7 @@ def gate(
             say(str(result))
             memory.note_volatile("health", f"unhealthy: {headline(str(result))}")
             if node.mode == TRIAL:
-                reject(node, memory, str(result), say)
+                reject(node, memory, str(result), say, result.unreached)
                 reboot()
                 return False
             memory.note("unhealthy", node.system.version, node.slot, str(result))
@@ -90,13 +90,15 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
         say(str(error))  # the slot is good nevertheless
 
 
-def reject(node: Node, memory: Memory, reason: str, say: Say) -> None:
+def reject(node: Node, memory: Memory, reason: str, say: Say, unreached: bool = False) -> None:
     """Give the running trial slot up; the next boot takes the other one.
+
+    `unreached`: only because something could not be reached, so that it may be tried again later.
 
     The reason is kept first: once the boot state has changed, power may go at any time.
     """
     say(f"release {node.system.version} in slot {node.slot} is rejected; back to slot {node.other}")
-    _note_rejected(node, memory, node.system.version, node.slot, reason)
+    _note_rejected(memory, node.system.version, node.slot, reason, unreached)
     state = node.boot.read().with_slot(node.slot, BAD)
     node.boot.write(state._replace(order=(node.other, node.slot), why="gate"))
 
@@ -107,7 +109,7 @@ def roll_back(node: Node, memory: Memory, say: Say) -> None:
     other = state.slots[node.other]
     if other.state != GOOD:
         raise UpdateError(f"slot {node.other} is {other.state}: there is nothing to go back to")
-    _note_rejected(node, memory, node.system.version, node.slot, "by belay rollback")
+    _note_rejected(memory, node.system.version, node.slot, "by belay rollback")
     order = (node.other, node.slot)
     node.boot.write(state.with_slot(node.slot, BAD)._replace(order=order, last_good=node.other))
     say(f"slot {node.other} is booted next")
@@ -135,14 +137,19 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
     trace = panic or memory.read("panic").decode(errors="replace")
     reason = f"the kernel panicked:\n{trace}" if trace else WITHOUT_TRACE
     say(f"release {tried.version} in slot {tried.slot} was rejected: {reason}")
-    _note_rejected(node, memory, tried.version, tried.slot, reason)
+    _note_rejected(memory, tried.version, tried.slot, reason)
     memory.forget("panic")
 
 
-def _note_rejected(node: Node, memory: Memory, version: str, slot: str, reason: str) -> None:
+def _note_rejected(
+    memory: Memory, version: str, slot: str, reason: str, unreached: bool = False
+) -> None:
     memory.note("rejected", version, slot, reason)
+    before = memory.tried()
+    count = before.unreached if before and before.version == version else 0
+    tried = Tried(version, slot, rejected=reason, at=int(memory.clock()))
     try:
-        memory.keep_tried(Tried(version, slot, rejected=reason))
+        memory.keep_tried(tried._replace(unreached=count + 1 if unreached else 0))
     except UpdateError:
         return  # grubenv knows it too, if less of it
 

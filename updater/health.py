@@ -1,7 +1,7 @@
 """Runs the health checks: programs in `/etc/belay/health.d`, in the order of their names.
 
-Each says by its exit code whether the system is healthy: 0 yes, 77 can't be told here, anything
-else no. The last line of its output says why.
+Each says by its exit code whether the system is healthy: 0 yes, 77 can't be told here, 75 not yet
+(something else can't be reached), anything else no. The last line of its output says why.
 """
 
 import os
@@ -10,20 +10,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from updater.errors import printable
 from updater.node import ETC, Node
 from updater.process import run_within
 
 SKIPPED = 77
+NOT_YET = 75  # sysexits.h: EX_TEMPFAIL
+AGAIN_S = 5.0  # after that what is not yet is looked at again
 LINES = 8  # of the output are kept
 
 
 class Result(NamedTuple):
-    """Of the check `name`: `failed` says so; `output` is its last line, then those before it."""
+    """Of the check `name`: `failed` says so; `output` is its last line, then those before it.
+
+    `unreached`: it failed only because something could not be reached until the deadline.
+    """
 
     name: str
     failed: bool
     skipped: bool
     output: str
+    unreached: bool = False
 
     def __str__(self) -> str:
         state = "failed" if self.failed else "skipped" if self.skipped else "passed"
@@ -40,7 +47,10 @@ def run_checks(node: Node) -> Iterator[Result]:
         if path.name.startswith("."):
             continue
         if path.is_file() and os.access(path, os.X_OK):
-            result = _run(path, node, max(1.0, deadline - time.monotonic()))
+            result = _run(path, node, deadline)
+            while result.unreached and time.monotonic() + AGAIN_S < deadline:
+                time.sleep(AGAIN_S)
+                result = _run(path, node, deadline)
         else:
             result = Result(path.name, True, False, "it is no executable file: chmod +x it")
         yield result
@@ -48,14 +58,15 @@ def run_checks(node: Node) -> Iterator[Result]:
             return
 
 
-def _run(path: Path, node: Node, seconds: float) -> Result:
+def _run(path: Path, node: Node, deadline: float) -> Result:
+    seconds = max(1.0, deadline - time.monotonic())
     network = "1" if node.settings.network else ""
     env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": network}
+    env["BELAY_LEFT_S"] = str(int(seconds))
     try:
         code, output = run_within(seconds, [path], env)
     except OSError as error:  # no interpreter, or not a program at all
         code, output = 1, f"it can't be run: {error.strerror}; does its first line name a program?"
     lines = [line for line in output.split("\n") if line.strip()][-LINES:]
-    return Result(
-        path.name, code not in (0, SKIPPED), code == SKIPPED, "\n".join([*lines[-1:], *lines[:-1]])
-    )
+    output = printable("\n".join([*lines[-1:], *lines[:-1]]))
+    return Result(path.name, code not in (0, SKIPPED), code == SKIPPED, output, code == NOT_YET)

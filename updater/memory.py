@@ -31,6 +31,8 @@ DAMAGED = "damaged-"
 FILE_MAX = 64 << 10
 HISTORY_LINES = 500
 HISTORY_MAX = 4 << 20
+AGAIN_S = 3600  # before a release is tried again; four times as long each time
+UNREACHED_MAX = 5
 REASON_MAX = 4000  # characters
 TIME_MAX = 253_402_300_799  # the end of the year 9999
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
@@ -69,6 +71,19 @@ class Tried(NamedTuple):
     confirmed: bool = False
     rejected: str = ""
     reached: bool = False  # whether it came from the server, and not from a stick
+    unreached: int = 0  # how often it was given up only because something could not be reached
+    at: int = 0  # when it was given up last, in seconds since 1970, by the node's clock
+
+    def again_in(self, now: float) -> float | None:
+        """In how many seconds it is tried again by itself; None for never.
+
+        What could not be reached may be there later; but a node doesn't reboot for it for ever.
+        """
+        if not self.rejected or not 0 < self.unreached < UNREACHED_MAX:
+            return None
+        wait = AGAIN_S * 4 ** (self.unreached - 1)
+        left = self.at + wait - now
+        return left if 0 < left <= wait else 0.0  # more: the clock was set back
 
 
 class RejectedSite(NamedTuple):
@@ -133,10 +148,10 @@ def checked(kind: Callable[..., Fields], values: Mapping[str, Any]) -> Fields | 
 class Memory:
     """The files in `folder`. `clock` is the time in seconds since 1970."""
 
-    def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, node: Node, clock: Callable[[], float] | None = None) -> None:
         self.node = node
         self.folder = node.data
-        self.clock = clock
+        self.clock = clock or time.time
         self._locks = 0  # how many times this process holds the lock
 
     def trust(self) -> Trust:

@@ -206,7 +206,10 @@ class Updater:
                     f"slot {slot} reads as {digest}, and {manifest.slot.sha256} was written: "
                     "the disk does not keep what it is given"
                 )
-            self.memory.keep_tried(Tried(manifest.version, slot, reached=self.source.remote))
+            before = self.memory.tried()
+            count = before.unreached if before and before.version == manifest.version else 0
+            tried = Tried(manifest.version, slot, reached=self.source.remote, unreached=count)
+            self.memory.keep_tried(tried)
             state = node.boot.read().with_slot(slot, TRIAL)
             node.boot.write(state._replace(order=(slot, node.slot), tried=manifest.version))
         self.memory.note("update", manifest.version, slot)

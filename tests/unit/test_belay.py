@@ -104,6 +104,30 @@ def test_what_was_left_is_not_tried_again_by_itself(
     assert (code, result["installed"]) == (0, True)
 
 
+def test_what_could_not_be_reached_is_tried_again_when_it_is_time(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    (root / "data/belay").mkdir(parents=True)
+    tried = {"version": "1.1.0", "slot": "b", "rejected": "no server", "unreached": 1}
+    update = ("--root", str(root), "update", "--from", str(publisher.store.folder))
+
+    def given_up(ago: int) -> None:
+        values = json.dumps({**tried, "at": BUILT + 2000 - ago})
+        (root / "data/belay/tried.json").write_text(values)
+
+    given_up(60)
+    assert main(update) == 0
+    said = capsys.readouterr().out
+    assert "was rejected before (no server), and is tried again by itself in 60 min" in said
+    assert main(["--root", str(root), "status"]) == 0
+    assert "it is tried again in 59 min" in capsys.readouterr().out
+    given_up(3600)
+    assert main(update) == 0
+    now = json.loads((root / "data/belay/tried.json").read_text())
+    assert (now["rejected"], now["unreached"]) == ("", 1)
+
+
 def test_what_was_rejected_is_named_with_the_way_to_try_it_again(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from updater import gate
 from updater.errors import UpdateError
 from updater.grubenv import BAD, FIRST_SECTOR, GOOD, TRIAL, BootState, SlotState
 from updater.memory import Tried
+from updater.node import Settings
 
 
 @pytest.fixture
@@ -107,6 +108,41 @@ def test_a_reason_begins_with_its_last_line(node: FileNode) -> None:
     assert (
         notice == "belay: release 1.0.0 was rejected: check 10-service failed: not running: app\n"
     )
+
+
+def test_what_is_not_yet_is_waited_for(node: FileNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is away for half a minute."""
+    monkeypatch.setattr("updater.health.AGAIN_S", 0.05)
+    check(node, "50-away", 'echo x >>"$0.log"; [ "$(wc -l <"$0.log")" = 4 ] || exit 75')
+    check(node, "60-left", 'echo "$BELAY_LEFT_S s"; [ "$BELAY_LEFT_S" -gt 200 ]')
+    well, said, reboots = run(node)
+    assert well and not reboots, said
+    assert node.boot.read().slots["a"] == SlotState(GOOD, 8)
+
+
+def test_what_was_not_reached_is_tried_again_later_and_not_for_ever(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("updater.health.AGAIN_S", 0.05)
+    node.change(settings=Settings(deadline_s=1))
+    check(node, "50-away", "echo connection refused; exit 75")
+    waits = []
+    for count in range(1, 6):
+        node.boot.write(BootState(last_good="b").with_slot("a", TRIAL))
+        well, _, reboots = run(node)
+        assert not well and reboots and node.boot.read().slots["a"].state == BAD
+        tried = node.memory.tried()
+        assert tried and "connection refused" in tried.rejected and tried.unreached == count
+        waits.append(tried.again_in(node.clock))
+        assert tried.again_in(node.clock + 400 * 3600) in (0, None)
+        assert tried.again_in(node.clock - 10**6) in (0, None), "the clock was set back"
+    assert waits == [3600, 4 * 3600, 16 * 3600, 64 * 3600, None]
+    # What is wrong with it is another matter.
+    check(node, "50-away", "exit 1")
+    node.boot.write(BootState(last_good="b").with_slot("a", TRIAL))
+    run(node)
+    tried = node.memory.tried()
+    assert tried and tried.unreached == 0 and tried.again_in(node.clock + 10**6) is None
 
 
 def test_a_failed_check_leaves_a_good_slot_alone(node: FileNode) -> None:
