@@ -7,12 +7,12 @@ import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from updater.errors import Unreachable, UpdateError, printable
+from updater.errors import GaveWay, Unreachable, UpdateError, printable
 from updater.grubenv import TRIAL, BootState, boots_next
 from updater.memory import LOST, Memory, headline
 from updater.node import NODE_FILES, Node, find_node
@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # what only some commands need is imported there: a small mac
     from updater.formats import Manifest
     from updater.update import Updater
 
-LOCK = "run/belay/lock"
+LOCK, WAITING = "run/belay/lock", "run/belay/waiting"
+PATIENCE_S, FOR_EVER = 60.0, float("inf")
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
 UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
 
@@ -188,8 +189,9 @@ def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, 
 
 def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
-    with _alone(node):
-        updater = _updater(node, memory, options)
+    by_service = options.run is pull and not options.place
+    with _alone(node, 0 if by_service else PATIENCE_S):
+        updater = _updater(node, memory, options, _giving_way(node))
         manifest = _wanted(updater, options)
         if manifest is None:
             _say(options, f"release {node.system.version} is running already")
@@ -272,9 +274,12 @@ def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     from updater.site import Site
 
     say = print if options.boot and not options.json else _say_on_console
-    with _alone(node, wait=options.boot):
+    with _alone(node, FOR_EVER if options.boot else 0 if options.run is pull else PATIENCE_S):
         its = Site(node, memory, say)
-        done = its.boot() if options.boot else its.update(_updater(node, memory, options), _reboot)
+        if options.boot:
+            done = its.boot()
+        else:
+            done = its.update(_updater(node, memory, options, _giving_way(node)), _reboot)
     if done is None:
         _say(options, its.waits() or "the site has nothing new for this node")
         return {"version": "", "changed": []}
@@ -332,7 +337,7 @@ def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[st
     """See the parser."""
     from updater import gate
 
-    with _alone(node, wait=True):
+    with _alone(node, FOR_EVER):
         well = gate.gate(node, memory, _say_on_console, _reboot, _whisper)
     return {"well": well, "code": 0 if well else 1}
 
@@ -345,6 +350,8 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     failure = None
     try:
         result = update(node, memory, options)
+    except GaveWay:
+        raise
     except UpdateError as error:
         failure = error
         events = memory.history()
@@ -361,7 +368,12 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
 # --- what they share ---
 
 
-def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater:
+def _updater(
+    node: Node,
+    memory: Memory,
+    options: argparse.Namespace,
+    look: Callable[[], None] = lambda: None,
+) -> Updater:
     from updater.source import open_source
     from updater.update import Updater
 
@@ -371,7 +383,7 @@ def _updater(node: Node, memory: Memory, options: argparse.Namespace) -> Updater
         raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
     how: dict[str, Any] = {}
     if "://" in place:
-        how = {"limit": node.settings.rate, "access": node.access, "say": _whisper}
+        how = {"limit": node.settings.rate, "access": node.access, "say": _whisper, "look": look}
     return Updater(node, open_source(place, **how), memory, _progress(options))
 
 
@@ -414,19 +426,46 @@ def _in_window(window: str, hour: int) -> bool:
 
 
 @contextmanager
-def _alone(node: Node, wait: bool = False) -> Iterator[None]:
+def _alone(node: Node, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Let one process at a time change slots and boot state.
 
-    Raises UpdateError for the second, unless that is to `wait`.
+    Who waits shows that, and who only waits for a server gives way then: see `_giving_way`. Without
+    patience nobody is asked to. Raises UpdateError where it takes too long.
     """
-    place = node.root / LOCK
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UpdateError("belay is at work already, in another process") from None
+    deadline = time.monotonic() + patience_s
+    with _lock_file(node, LOCK) as lock, _lock_file(node, WAITING) as waiting:
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise UpdateError("belay is at work already, in another process")
+            _locked(waiting, fcntl.LOCK_SH)
+            time.sleep(0.1)
+        fcntl.flock(waiting, fcntl.LOCK_UN)
         yield
+
+
+def _giving_way(node: Node) -> Callable[[], None]:
+    """What raises GaveWay once another process waits for its turn."""
+
+    def look() -> None:
+        with _lock_file(node, WAITING) as waiting:
+            if not _locked(waiting, fcntl.LOCK_EX):
+                raise GaveWay("another belay has its turn first; this goes on later from here")
+
+    return look
+
+
+def _lock_file(node: Node, name: str) -> IO[str]:
+    place = node.root / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.open("w")
+
+
+def _locked(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _say(options: argparse.Namespace, text: str) -> None:

@@ -30,3 +30,7 @@ class Refused(UpdateError):
 
 class Unreachable(UpdateError):
     """The server can't be reached, or fails. Later it may work."""
+
+
+class GaveWay(Unreachable):
+    """Another process waits, and the server was waited for only."""

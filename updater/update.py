@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from updater.disk import Disk
-from updater.errors import Refused, Unreachable, UpdateError
+from updater.errors import GaveWay, Refused, Unreachable, UpdateError
 from updater.formats import (
     CHANNEL_SIZE_MAX,
     CHUNK,
@@ -226,6 +226,8 @@ class Updater:
                     missing.remove(at)
                     fetched += size
                     self._progress(len(chunks) - len(missing), len(chunks), fetched)
+            except GaveWay:
+                raise
             except Unreachable:
                 missing = self._missing(disk, manifest, missing)
                 attempt = attempt + 1 if len(missing) == before else 1

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import http.server
 import json
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from tasks.core.paths import PROJECT
 from tests.esp import esp
 from tests.publisher import BUILT, SLOT_SIZE, Publisher, served, slot_bytes
 from updater.__main__ import _in_window, main
@@ -311,7 +317,46 @@ def test_own_files_that_are_cut_off_are_no_volume(
     assert [state[510:512] for state in states] == [b"\0\0", b"\0\0", b"\x55\xaa"]
 
 
-def test_two_at_once(root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["update", "pull", "site"])
+def test_who_waits_for_a_server_holds_nobody(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    publisher.publish("1.1.0")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(request: http.server.BaseHTTPRequestHandler) -> bool:
+        begun.set()
+        go_on.wait(60)
+        return False
+
+    with served(publisher.store.folder, hang) as (url, _):
+        own = json.dumps({"url": url, "site": True})
+        (root / "run/belay/node/settings.json").write_text(own)
+        words = [sys.executable, "-m", "updater", "--root", str(root), command]
+        process = subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+        try:
+            assert begun.wait(60)
+            start = time.monotonic()
+            code, result = answer(capsys, root, "rollback")
+            assert (code, result) == (0, {"slot": "b"})
+            assert time.monotonic() - start < 15
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            go_on.set()
+    assert process.returncode == 75
+    assert "another belay has its turn first; this goes on later from here" in said
+    _, told = answer(capsys, root, "history")
+    assert "failed" not in json.dumps(told), "nothing failed"
+
+
+def test_two_at_once(
+    root: Path,
+    publisher: Publisher,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("updater.__main__.PATIENCE_S", 0.3)
     publisher.publish("1.1.0")
     lock = root / "run/belay/lock"
     with lock.open("w") as file:
