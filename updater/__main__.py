@@ -189,8 +189,8 @@ def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, 
 
 def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
-    by_service = options.run is pull and not options.place
-    with _alone(node, 0 if by_service else PATIENCE_S):
+    by_service = options.run is pull
+    with _alone(node, 0 if by_service and not options.place else PATIENCE_S):
         updater = _updater(node, memory, options, _giving_way(node))
         manifest = _wanted(updater, options)
         if manifest is None:
@@ -213,7 +213,9 @@ def update(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
             updater.install(manifest)
     what = "is installed already" if waits else f"is in slot {node.other}"
     _say(options, f"release {version} {what}: reboot to try it")
-    if options.reboot:
+    # By the service once in a boot: where that didn't help, more of it won't.
+    if options.reboot and not (by_service and memory.volatile("rebooting")):
+        memory.note_volatile("rebooting", version)
         _reboot()
     return {"version": version, "installed": True}
 

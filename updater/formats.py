@@ -21,6 +21,7 @@ from updater.signature import PublicKey, verify
 
 FORMAT = 1
 CHUNK = 2 << 20
+CHUNK_PACKED_MAX = CHUNK + (64 << 10)  # what doesn't compress gets a little larger
 CHANNEL_SIZE_MAX = 16 << 10
 MANIFEST_SIZE_MAX = 4 << 20
 SIGNATURE_SIZE_MAX = 2 << 10
@@ -133,7 +134,7 @@ def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name
         Chunk(
             chunk.text("sha256", SHA256),
             chunk.number("offset", 0, blob.size),
-            chunk.number("size", 1, blob.size),
+            chunk.number("size", 1, min(blob.size, CHUNK_PACKED_MAX)),
         )
         for chunk in slot.several("chunks")
     )

@@ -14,10 +14,15 @@ from updater.health import run_checks
 from updater.memory import Memory, Tried, headline
 from updater.node import Node
 
+RESCUE = "rescue"
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
 NOTICE = "run/belay/notice"  # is shown at login
+NOT_TRIED = (
+    "the boot loader did not try its slot: it can't write its state, the slot holds no kernel, or "
+    "another boot loader or disk comes first"
+)
 WITHOUT_TRACE = "it hung or lost power in each of its tries, and left no trace"
 Say = Callable[[str], None]
 
@@ -34,7 +39,8 @@ def gate(
     What is as it should be goes to `whisper`.
     On a trial slot a check that fails is no accident: the release is rejected at once. A good slot
     stays whatever a check says, and keeps all its tries: they are for boots that never come this
-    far. A cut line or a full disk must not bring an old release back.
+    far. A cut line or a full disk must not bring an old release back. A rescue boot in which all is
+    well makes its slot good again.
     """
     whisper = whisper or say
     try:
@@ -44,7 +50,7 @@ def gate(
         Exception
     ) as error:  # whatever lies there: it is about the past, and the gate is about now
         say(f"what became of the boots before can't be told: {printable(repr(error))}")
-    if node.mode not in (GOOD, TRIAL):
+    if node.mode not in (GOOD, TRIAL, RESCUE):
         whisper(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
         _mark_confirmed(node)
         return True
@@ -59,10 +65,13 @@ def gate(
                 reboot()
                 return False
             memory.note("unhealthy", node.system.version, node.slot, str(result))
-            confirm(node, memory, say)
+            if node.mode == RESCUE:
+                _mark_confirmed(node)  # of this boot: an update may mend it
+            else:
+                confirm(node, memory, say)
             return False
     memory.note_volatile("health", "healthy: all checks passed")
-    confirm(node, memory, say if node.mode == TRIAL else whisper)
+    confirm(node, memory, whisper if node.mode == GOOD else say)
     return True
 
 
@@ -125,14 +134,16 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             say(str(error))
     state = node.boot.read()
     tried = memory.tried() or Tried(state.tried or "of a version that is not known", node.other)
-    was_rejected = (
-        not tried.rejected
-        and tried.slot != node.slot
-        and state.slots[tried.slot].state == BAD
-        and (state.why == "panic" or state.tried or memory.tried())
-        and node.mode != "once"
-    )
-    if not was_rejected:
+    if tried.rejected or tried.slot == node.slot or node.mode == "once":
+        return
+    slot = state.slots[tried.slot]
+    if slot.state == TRIAL and tried.boot not in ("", node.boot_id):
+        node.boot.write(state.with_slot(tried.slot, BAD)._replace(order=(node.slot, tried.slot)))
+        say(f"release {tried.version} in slot {tried.slot} is rejected: {NOT_TRIED}")
+        _note_rejected(memory, tried.version, tried.slot, NOT_TRIED)
+        return
+    # The loader says so, or the last step of its installation was done: else it was cut off before.
+    if slot.state != BAD or not (state.why == "panic" or state.tried == tried.version):
         return
     trace = panic or memory.read("panic").decode(errors="replace")
     reason = f"the kernel panicked:\n{trace}" if trace else WITHOUT_TRACE

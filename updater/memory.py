@@ -73,6 +73,7 @@ class Tried(NamedTuple):
     reached: bool = False  # whether it came from the server, and not from a stick
     unreached: int = 0  # how often it was given up only because something could not be reached
     at: int = 0  # when it was given up last, in seconds since 1970, by the node's clock
+    boot: str = ""  # the boot in which it was installed
 
     def again_in(self, now: float) -> float | None:
         """In how many seconds it is tried again by itself; None for never.

@@ -99,6 +99,11 @@ class Node(NamedTuple):
         return _text(self.root / NODE_FILES / "name").strip()
 
     @property
+    def boot_id(self) -> str:
+        """What the kernel calls this boot."""
+        return _text(self.root / "proc/sys/kernel/random/boot_id").strip()
+
+    @property
     def access(self) -> "Access":
         """How it gets to its server: with its own certificates and token, if it has any."""
         from updater.server import Access

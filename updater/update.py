@@ -182,7 +182,9 @@ class Updater:
         """Write a release to the inactive slot and make it the trial slot; see above."""
         node, slot = self.node, self.node.other
         state = node.boot.read()
-        if state.last_good != node.slot or state.slots[node.slot].state != GOOD:
+        confirmed = state.last_good == node.slot and state.slots[node.slot].state == GOOD
+        # In a rescue boot no slot is of use, and this may be the way out.
+        if not confirmed and node.mode != "rescue":
             raise UpdateError(
                 f"slot {node.slot} is not confirmed: slot {slot} may be needed yet, and is not "
                 "written; look at: belay status"
@@ -202,6 +204,11 @@ class Updater:
             disk.flush()
             digest = disk.sha256(manifest.slot.size)
             if digest != manifest.slot.sha256:
+                if not self._missing(disk, manifest, list(range(len(manifest.slot.chunks)))):
+                    raise Refused(
+                        f"release {manifest.version}: its chunks are signed, and make another slot "
+                        "image than the one that is signed: publish it anew"
+                    )
                 raise UpdateError(
                     f"slot {slot} reads as {digest}, and {manifest.slot.sha256} was written: "
                     "the disk does not keep what it is given"
@@ -209,7 +216,7 @@ class Updater:
             before = self.memory.tried()
             count = before.unreached if before and before.version == manifest.version else 0
             tried = Tried(manifest.version, slot, reached=self.source.remote, unreached=count)
-            self.memory.keep_tried(tried)
+            self.memory.keep_tried(tried._replace(boot=node.boot_id))
             state = node.boot.read().with_slot(slot, TRIAL)
             node.boot.write(state._replace(order=(slot, node.slot), tried=manifest.version))
         self.memory.note("update", manifest.version, slot)

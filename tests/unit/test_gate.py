@@ -155,14 +155,31 @@ def test_a_failed_check_leaves_a_good_slot_alone(node: FileNode) -> None:
     assert node.memory.history()[-1].reason == "check 10-broken failed: no cable"
 
 
-@pytest.mark.parametrize("mode", ["once", "rescue"])
-def test_other_boots_change_nothing(mode: str, node: FileNode) -> None:
-    node.change(mode=mode)
+def test_a_boot_for_once_changes_nothing(node: FileNode) -> None:
+    node.change(mode="once")
     check(node, "10-broken", "exit 1")
     before = (node.root / "esp").read_bytes()
     well, _, reboots = run(node)
     assert well and not reboots
     assert (node.root / "esp").read_bytes() == before
+
+
+def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode) -> None:
+    """Power that comes and goes may use up all tries."""
+    node.change(mode="rescue")
+    used_up = BootState(rescues=1).with_slot("a", BAD).with_slot("b", BAD)
+    node.boot.write(used_up._replace(why="panic"))
+    check(node, "10-broken", "exit 1")
+    well, _, reboots = run(node)
+    assert not well and not reboots
+    assert node.boot.read().slots["a"].state == BAD, "what is unwell is not made good"
+    assert (node.root / "run/belay/confirmed").exists(), "but it may be mended"
+    check(node, "10-broken", "exit 0")
+    well, said, _ = run(node)
+    assert well and "slot a is good: belay 1.0.0" in said
+    state = node.boot.read()
+    assert state.slots["a"] == SlotState(GOOD, 8)
+    assert (state.order, state.last_good, state.rescues) == (("a", "b"), "a", 0)
 
 
 def test_only_one_sector_is_written(node: FileNode) -> None:
@@ -177,8 +194,40 @@ def test_only_one_sector_is_written(node: FileNode) -> None:
 def back_on_the_old_slot(node: FileNode) -> None:
     """The release in b used up its tries; a runs again."""
     node.change(mode=GOOD)
+    node.boot.write(BootState(why="panic", tried="1.1.0").with_slot("b", BAD))
+    node.memory.keep_tried(Tried("1.1.0", "b"))
+
+
+def test_an_installation_that_was_cut_off_condemns_nothing(node: FileNode) -> None:
+    """Power was lost between the note and the last sector: the slot was never tried."""
+    node.change(mode=GOOD)
     node.boot.write(BootState().with_slot("b", BAD))
     node.memory.keep_tried(Tried("1.1.0", "b"))
+    run(node)
+    tried = node.memory.tried()
+    assert tried and not tried.rejected
+    assert "rejected" not in [event.what for event in node.memory.history()]
+
+
+def test_a_slot_that_the_loader_passes_over_is_rejected_once(node: FileNode) -> None:
+    """Its writes fail, or another GRUB comes first: rebooting for ever would not help."""
+    boot_id = node.root / "proc/sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("this-boot\n")
+    node.change(mode=GOOD)
+    waiting = BootState(order=("b", "a"), tried="1.1.0").with_slot("b", TRIAL)
+    node.boot.write(waiting)
+    node.memory.keep_tried(Tried("1.1.0", "b", boot="this-boot"))
+    run(node)
+    assert node.boot.read().slots["b"].state == TRIAL, "nobody rebooted yet"
+    node.memory.keep_tried(Tried("1.1.0", "b", boot="an-earlier-boot"))
+    for _ in range(2):
+        run(node)
+        state = node.boot.read()
+        assert (state.slots["b"].state, state.order) == (BAD, ("a", "b"))
+        tried = node.memory.tried()
+        assert tried and tried.rejected == gate.NOT_TRIED
+    assert [event.what for event in node.memory.history()] == ["rejected"]
 
 
 def test_a_panic_is_told(node: FileNode) -> None:

@@ -558,6 +558,38 @@ def test_a_disk_that_does_not_keep_what_it_is_given(
     monkeypatch.undo()
 
 
+def test_chunks_that_make_another_slot_are_not_the_disks_fault(
+    publisher: Publisher, node: FileNode
+) -> None:
+    image = publisher.release("1.0.5").slot
+    swapped = replace(image, chunks=(image.chunks[1], image.chunks[0], *image.chunks[2:]))
+    publisher.release("1.1.0", slot=swapped)
+    publisher.point("1.1.0")
+    with pytest.raises(Refused, match="its chunks are signed, and make another slot image"):
+        node.update(str(publisher.store.folder))
+    assert node.boot.read().slots["b"].state == BAD
+
+
+def test_a_chunk_is_no_larger_than_a_chunk_may_be(publisher: Publisher, node: FileNode) -> None:
+    """A gigabyte of it would take the memory of a node three times over."""
+    image = publisher.release("1.0.5").slot
+    blob = Blob(image.blob.sha256, 1 << 30)
+    large = replace(image.chunks[0], offset=0, size=1 << 29)
+    publisher.release("1.1.0", slot=replace(image, blob=blob, chunks=(large, *image.chunks[1:])))
+    publisher.point("1.1.0")
+    with pytest.raises(Refused, match="chunks: size is 536870912, which makes no sense"):
+        node.update(str(publisher.store.folder))
+
+
+def test_a_rescue_boot_takes_an_update(publisher: Publisher, node: FileNode) -> None:
+    manifest = publisher.publish("1.1.0")
+    node.boot.write(BootState(rescues=1).with_slot("a", BAD).with_slot("b", BAD))
+    node.change(mode="rescue")
+    node.update(str(publisher.store.folder))
+    assert node.holds("b", manifest, publisher)
+    assert node.boot.read().slots["b"] == SlotState(TRIAL, 3)
+
+
 def test_without_room_on_data_the_update_comes_that_may_mend_it(
     publisher: Publisher, node: FileNode
 ) -> None:
