@@ -1,7 +1,8 @@
 # Chooses firmware: which of the files that there are the kernel's modules ask for. Run as
-#   awk -v out=FOLDER -f firmware.awk what=there LIST what=asked NAMES what=wanted PATTERNS
-# LIST has a line for each file, and for each link its target after a tab; NAMES what modules say, and
-# PATTERNS what image.toml asks for. Both may have * ? and [], which match no slash.
+#   awk -v out=FOLDER -f firmware.awk what=there LIST what=own OWN what=asked NAMES what=wanted PATTERNS
+# LIST has a line for each file, and for each link its target after a tab; OWN the names of files that the
+# overlay has; NAMES what modules say, and PATTERNS what image.toml asks for. Both may have * ? and [],
+# which match no slash.
 # FOLDER/chosen gets the paths, links and what they lead to; FOLDER/missing what modules, FOLDER/unknown
 # what image.toml asks for in vain.
 BEGIN { FS = "\t" }
@@ -10,15 +11,20 @@ BEGIN { FS = "\t" }
 what == "there" {
 	there[$1] = 1
 	if (NF > 1) link[$1] = $2
-	stem = $1
-	sub(/\.(zst|xz)$/, "", stem)
-	# Not in one expression: busybox makes files[stem] before it asks whether that is there.
-	if (stem in files) files[stem] = files[stem] "\n" $1
-	else files[stem] = $1
+	add($1, $1)
 	next
 }
-what == "asked" { ask($0); next }
-what == "wanted" && !ask($0) { unknown[$0] = 1; delete missing[$0] }
+what == "own" { add($1, ""); next }
+what == "asked" { if (!ask($0)) missing[$0] = 1; next }
+what == "wanted" { if (!ask($0)) unknown[$0] = 1 }
+
+function add(path, file,    stem) {
+	stem = path
+	sub(/\.(zst|xz)$/, "", stem)
+	# Not in one expression: busybox makes files[stem] before it asks whether that is there.
+	if (stem in files) files[stem] = files[stem] "\n" file
+	else files[stem] = file
+}
 
 # Chooses what has this name; returns how much.
 function ask(name,    found, stem, start, expression) {
@@ -26,23 +32,27 @@ function ask(name,    found, stem, start, expression) {
 	if (name ~ /[*?[]/) {
 		expression = expression_of(name)
 		start = name
-		sub(/[*?[].*/, "", start)
+		sub(/[*?[\\].*/, "", start)
 		# Most are told apart by how they begin: to compile an expression takes busybox long.
-		for (stem in files) if (index(stem, start) == 1 && stem ~ expression) found += choose_all(stem)
+		for (stem in files)
+			if ((start == "" || index(stem, start) == 1) && stem ~ expression) found += choose_all(stem)
 	} else {
-		found = choose_all(name) || choose_below(name)
+		found = choose_all(name)
+		if (!found) found = choose_below(name)
 	}
 	if (!found) found = choose_older(name)
-	if (!found) missing[name] = 1
+	# With the ending that it has as a file.
+	if (!found && sub(/\.(zst|xz)$/, "", name)) return ask(name)
 	return found
 }
 
-function choose_all(stem,    some, count, number) {
+function choose_all(stem,    some, count, number, found) {
 	stem = through_links(stem)
 	if (!(stem in files)) return 0
 	count = split(files[stem], some, "\n")
-	for (number = 1; number <= count; number++) choose(some[number])
-	return count
+	if (count == 0) return 1 # the overlay has it
+	for (number = 1; number <= count; number++) found += some[number] == "" ? 1 : choose(some[number])
+	return found
 }
 
 # A folder, which a link may lead to.
@@ -53,76 +63,93 @@ function choose_below(folder,    path, found) {
 }
 
 # Modules name the newest version of a format (iwlwifi-ty-a0-gf-a0-89.ucode), and take older ones.
-function choose_older(name,    start, digits, stem, rest, best) {
+function choose_older(name,    start, digits, stem, rest, some, count, number, found) {
 	if (!match(name, /-[0-9]+\.ucode$/)) return 0
 	start = substr(name, 1, RSTART)
 	digits = substr(name, RSTART + 1) + 0
-	best = -1
 	for (stem in files) if (index(stem, start) == 1) {
 		rest = substr(stem, length(start) + 1)
-		if (rest ~ /^[0-9]+\.ucode$/ && rest + 0 <= digits && rest + 0 > best) best = rest + 0
+		if (rest ~ /^[0-9]+\.ucode$/ && rest + 0 <= digits) some[rest + 0] = stem
 	}
-	return best < 0 ? 0 : choose_all(start best ".ucode")
+	for (number = digits; number >= 0 && digits - number < 1000 && !found; number--)
+		if (number in some) found = choose_all(some[number])
+	return found
 }
 
-# A file, or a link and what it leads to.
-function choose(path,    target) {
+# A file, or a link and what it leads to; nothing where that leads nowhere.
+function choose(path,    target, found) {
 	if (path in chosen) return 1
-	chosen[path] = 1
-	if (path in link) {
-		target = resolved(path)
-		if (target in there) choose(target)
-		else choose_below(target)
+	if (path in doing) return 0 # links that lead round in a circle
+	if (!(path in link)) return chosen[path] = 1
+	doing[path] = 1
+	target = resolved(path)
+	if (target != "") {
+		target = through_links(target)
+		if (target in there) found = choose(target)
+		else found = choose_below(target)
 	}
-	return 1
+	delete doing[path]
+	if (found) chosen[path] = 1
+	return found > 0
 }
 
 # A path whose folders are no links; the links on the way are chosen.
-function through_links(path, depth,    parts, count, number, place) {
+function through_links(path, depth,    parts, count, number, place, target) {
 	if (depth > 40) return path
 	count = split(path, parts, "/")
 	for (number = 1; number < count; number++) {
 		place = (number > 1 ? place "/" : "") parts[number]
 		if (place in link) {
+			target = resolved(place)
+			if (target == "") return path
 			chosen[place] = 1
-			return through_links(resolved(place) substr(path, length(place) + 1), depth + 1)
+			return through_links(target substr(path, length(place) + 1), depth + 1)
 		}
 	}
 	return path
 }
 
-# Where a link leads to, from lib/firmware.
+# Where a link leads to, from lib/firmware; nothing where that is elsewhere.
 function resolved(path,    target, folder, parts, count, number, kept, result) {
 	target = link[path]
 	folder = path
 	sub(/[^\/]*$/, "", folder)
-	if (sub(/^\/lib\/firmware\//, "", target)) folder = ""
-	count = split(folder target, parts, "/")
+	target = target ~ /^\// ? target : "lib/firmware/" folder target
+	count = split(target, parts, "/")
 	kept = 0
 	for (number = 1; number <= count; number++) {
 		if (parts[number] == "..") kept -= (kept > 0)
 		else if (parts[number] != "" && parts[number] != ".") parts[++kept] = parts[number]
 	}
 	for (number = 1; number <= kept; number++) result = result (number > 1 ? "/" : "") parts[number]
-	return result
+	return sub(/^(usr\/)?lib\/firmware\//, "", result) ? result : ""
 }
 
 # A pattern of the shell as a regular expression.
-function expression_of(pattern,    at, letter, result, inside) {
+function expression_of(pattern,    at, letter, result, end) {
 	for (at = 1; at <= length(pattern); at++) {
 		letter = substr(pattern, at, 1)
-		if (inside) {
-			if (letter == "]") inside = 0
-			else if (letter == "!" && substr(pattern, at - 1, 1) == "[") letter = "^"
-			result = result letter
-		} else if (letter == "[") {
-			inside = 1
-			result = result letter
+		end = letter == "[" ? end_of_class(pattern, at) : 0
+		if (end) {
+			letter = substr(pattern, at + 1, end - at - 1)
+			gsub(/\\/, "\\\\", letter)
+			sub(/^!/, "^", letter)
+			if (gsub(/\[/, "", letter)) letter = letter "[" # elsewhere it may begin a name of a class
+			result = result "[" letter "]"
+			at = end
 		} else if (letter == "*") result = result "[^/]*"
 		else if (letter == "?") result = result "[^/]"
-		else result = result (letter ~ /[A-Za-z0-9_\/-]/ ? letter : "[" letter "]")
+		else result = result (letter ~ /[].()*+?{}|^$\\[]/ ? "\\" letter : letter)
 	}
 	return "^" result "$"
+}
+
+# Where the class ends that begins here; 0 where it has no end, and so is none.
+function end_of_class(pattern, at,    first, end) {
+	first = at + 1
+	if (substr(pattern, first, 1) ~ /[!^]/) first++
+	end = index(substr(pattern, first + 1), "]") # a ] at its very beginning is one of its letters
+	return end ? first + end : 0
 }
 
 END {

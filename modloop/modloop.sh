@@ -6,7 +6,7 @@
 #   in/overlay-firmware   rootfs/overlay/lib/firmware, if there is any
 #   in/pc                 names of the modules of common PCs
 #   in/firmware           patterns of firmware that is wanted, whatever modules say
-#   $MODULES    names of modules, "pc" for those in in/pc, or nothing for all
+#   $MODULES    names of modules, among them "pc" for those in in/pc; or nothing for all
 set -eu
 
 refuse() {
@@ -29,18 +29,24 @@ rm -f "$tree/lib/modules/$kernel/vmlinuz" # a link to the kernel, which is in th
 # Only what is wanted, with all that it needs: modprobe knows, by modules.dep.
 all=
 if [ -n "$MODULES" ]; then
-	names=$MODULES
 	all=$(find "$tree/lib/modules" -name '*.ko*' | wc -l)
-	[ "$MODULES" != pc ] || names=$(sed 's/#.*//' in/pc)
+	sed 's/#.*//' in/pc | tr -s ' \t' '\n' >/tmp/pc
+	names=
+	for name in $MODULES; do
+		[ "$name" != pc ] || name=$(cat /tmp/pc)
+		names="$names $name"
+	done
 	before=$(size_of_modules "$tree")
 	# shellcheck disable=SC2086 # words
 	modprobe -d "$tree" -S "$kernel" --show-depends -a $names >/tmp/loads 2>/tmp/said || true
-	unknown=$(sed -n 's/^modprobe: .*Module \([^ ]*\) not found.*/\1/p' /tmp/said | tr '\n' ' ')
 	# No kernel has all that a list for all kernels names.
-	[ -z "$unknown" ] || [ "$MODULES" = pc ] ||
+	unknown=$(sed -n 's/^modprobe: .*Module \([^ ]*\) not found.*/\1/p' /tmp/said | grep -vxF -f /tmp/pc |
+		tr '\n' ' ')
+	[ -z "$unknown" ] ||
 		refuse "modules in [modloop] of image.toml: the kernel $kernel has no module $unknown"
 	sed -n 's|^insmod \([^ ]*\).*|\1|p' /tmp/loads | sort -u >/tmp/wanted
-	find "$tree/lib/modules" -name '*.ko*' | sort | comm -23 - /tmp/wanted | xargs -r rm
+	find "$tree/lib/modules" -name '*.ko*' | sort | comm -23 - /tmp/wanted |
+		tr '\n' '\0' | xargs -0 -r rm
 	find "$tree/lib/modules" -depth -type d -exec rmdir {} + 2>/dev/null || true
 	packed=$(size_of_modules "$tree")
 	dropped=$((before - packed))
@@ -63,16 +69,41 @@ depmod -b "$tree" "$kernel"
 # radio, which the kernel asks for by itself.
 find "$tree/lib/modules" -name '*.ko' -print0 | xargs -0 -r modinfo -F firmware | sort -u >/tmp/asked
 grep '^regulatory\.db' in/firmware.list >>/tmp/asked || true
-awk -v out=/tmp -f in/firmware.awk what=there in/firmware.list what=asked /tmp/asked what=wanted in/firmware
+own=in/overlay-firmware
+: >/tmp/own
+[ ! -d $own ] || (cd $own && find . ! -type d | sed 's|^\./||') >/tmp/own
+awk -v out=/tmp -f in/firmware.awk what=there in/firmware.list what=own /tmp/own \
+	what=asked /tmp/asked what=wanted in/firmware
 [ ! -s /tmp/unknown ] ||
 	refuse "firmware in [modloop] of image.toml: no package has" "$(sort /tmp/unknown)"
-[ ! -s /tmp/chosen ] || tar -xf in/modules.tar -C "$tree" -T /tmp/chosen
+if grep -qs '[][*?\\]' /tmp/chosen; then
+	# tar would take such a name for a pattern: out with all, and then away with the others.
+	tar -xf in/modules.tar -C "$tree" lib/firmware
+	sort /tmp/chosen >/tmp/sorted
+	(cd "$tree" && find lib/firmware ! -type d | sort | comm -23 - /tmp/sorted | tr '\n' '\0' | xargs -0 -r rm)
+	find "$tree/lib/firmware" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
+elif [ -s /tmp/chosen ]; then
+	tar -xf in/modules.tar -C "$tree" -T /tmp/chosen
+fi
 mv "$tree"/lib/* "$tree/"
 rmdir "$tree/lib"
 
 # What the overlay has for it, somebody wants.
-if [ -d in/overlay-firmware ]; then
-	cp -R in/overlay-firmware/. "$tree/firmware/"
+if [ -d $own ]; then
+	(cd $own && find . -mindepth 1) | while IFS= read -r path; do
+		place=$tree/firmware/$path
+		if [ -d "$own/$path" ] && [ ! -L "$own/$path" ]; then
+			if [ -L "$place" ] || { [ -e "$place" ] && [ ! -d "$place" ]; }; then
+				refuse "rootfs/overlay/lib/firmware/${path#./}: packages have a file or a link there, and this is a folder"
+			fi
+		elif [ -L "$place" ]; then
+			rm "$place" # else it would be written to where that leads
+		else
+			[ ! -d "$place" ] ||
+				refuse "rootfs/overlay/lib/firmware/${path#./}: packages have a folder there, and this is none"
+		fi
+	done
+	cp -R $own/. "$tree/firmware/"
 	find "$tree/firmware" -type d -exec chmod 755 {} +
 	find "$tree/firmware" -type f -exec chmod 644 {} +
 fi
@@ -91,7 +122,15 @@ if [ -s /tmp/missing ]; then
 fi
 
 # Of firmware in no folder that of one driver together: iwlwifi-ty-a0-gf-a0-89.ucode.
-(cd "$tree/modules/$kernel/kernel" && du -sk ./*/* | sed 's|\t\./| modules of |') >out/modloop.sizes
+(cd "$tree/modules/$kernel" && find . -name '*.ko' -exec stat -c '%s %n' {} +) | awk '
+	{
+		size = $1
+		sub(/^[0-9]+ \.\/(kernel\/)?/, "")
+		count = split($0, parts, "/")
+		sizes[count > 2 ? parts[1] "/" parts[2] : parts[1]] += size
+	}
+	END { for (name in sizes) printf "%d modules of %s\n", sizes[name] / 1024, name }
+' >out/modloop.sizes
 (cd "$tree/firmware" && find . -mindepth 1 -maxdepth 1 -exec du -sk {} +) | awk '
 	{ name = $2; sub(/^\.\//, "", name); sub(/[-_.].*/, "", name); sizes[name] += $1 }
 	END { for (name in sizes) print sizes[name], "firmware of", name }

@@ -29,7 +29,7 @@ for cached in Path("/usr/lib").rglob("__pycache__/*.pyc"):
         source = Path(source_from_cache(str(cached)))
     except ValueError:  # a name of another program's, such as a test runner's
         continue
-    if not source.exists():  # nothing would read it
+    if not (source.is_file() and cached.is_file()):  # nothing would read it
         continue
     bytecode = cached.read_bytes()
     header = bytecode[:4] + HASHED_UNCHECKED + source_hash(source.read_bytes())

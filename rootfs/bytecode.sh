@@ -13,6 +13,6 @@ cp in/bytecode.py "$root/tmp/"
 chroot "$root" /usr/bin/python3 -I -S /tmp/bytecode.py >/tmp/unsorted
 sort /tmp/unsorted >/tmp/files
 cd "$root"
-xargs touch -d @0 </tmp/files
-xargs chmod 644 </tmp/files
+tr '\n' '\0' </tmp/files | xargs -0 touch -d @0
+tr '\n' '\0' </tmp/files | xargs -0 chmod 644
 tar -cf /srv/out/bytecode.tar -T /tmp/files

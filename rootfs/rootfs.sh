@@ -135,6 +135,11 @@ mkdir -p "$root/usr/lib/belay/updater" "$root/data"
 cp in/updater/*.py "$root/usr/lib/belay/updater/"
 chmod 644 "$root"/usr/lib/belay/updater/*
 tar -xf in/bytecode.tar -C "$root"
+# Python would believe it although the overlay has another source.
+(cd "$overlay" && find . -name '*.py') | while IFS= read -r source; do
+	name=${source##*/}
+	rm -f "$root/${source%/*}/__pycache__/${name%.py}".*.pyc
+done
 
 # Packages on hand. The path is the image's, so it is not in /etc: that is the user's.
 if [ -d in/on-hand ]; then

@@ -113,8 +113,11 @@ def with_slot_size(
     lock, kernel = packages.lock, config.alpine.kernel
     if config.disk.slot_mib != AUTO or kernel in lock.slots:
         return packages
-    slot = _built(SLOT, config, engine, progress, packages)
-    size_mib = slot_mib_for(slot.stat().st_size)
+    others = (read_lock(path) for path in LOCK_FILE.parent.glob(f"{LOCK_FILE.stem}*.lock"))
+    size_mib = max((other.slots.get(kernel, 0) for other in others if other), default=0)
+    if not size_mib:  # of no Alpine release
+        slot = _built(SLOT, config, engine, progress, packages)
+        size_mib = slot_mib_for(slot.stat().st_size)
     lock = replace(lock, slots={**lock.slots, kernel: size_mib})
     write_lock(lock_file(config), lock)
     say(f"{lock_file(config).name}: slots with linux-{kernel} have {size_mib} MiB from now on")

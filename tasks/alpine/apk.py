@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.alpine.apk_format import bytes_of, installed_record, lines_of, package_files
+from tasks.alpine.kernel import MICROCODE_PACKAGES
 from tasks.core.commands import CommandError
 from tasks.core.config import Alpine
 from tasks.core.errors import UserError
@@ -164,6 +165,12 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
             f'kernel = "{kernel}" in [alpine] of image.toml: the mirror has no package '
             f"linux-{kernel}; the sample mirror has linux-virt alone: for other kernels, let "
             "mirror in [alpine] be one of Alpine's"
+        )
+    if ucode := [name for name in missing if name in MICROCODE_PACKAGES]:
+        words = " and ".join(f"!{name}" for name in ucode)
+        return UserError(
+            f'kernel = "{kernel}" in [alpine] of image.toml wants microcode: the mirror has no '
+            f"package {', '.join(ucode)}; write {words} into rootfs/world to do without"
         )
     if missing:
         names = ", ".join(missing)

@@ -8,11 +8,13 @@ import tarfile
 from collections.abc import Sequence
 
 from tasks.alpine.apk_database import InstalledPackage
+from tasks.alpine.initramfs import cpio_entries
 from tasks.alpine.root import Root
 from tasks.core.errors import UserError
 
 KERNEL, FIRMWARE = "boot/vmlinuz-", "lib/firmware/"
 PARTS = ("lib/modules/", FIRMWARE)  # what lies in the modloop
+MICROCODE_PACKAGES = ("amd-ucode", "intel-ucode")
 MICROCODE = re.compile(r"boot/[a-z0-9]+-ucode\.img")
 
 
@@ -43,8 +45,16 @@ def microcode_of(root: Root) -> bytes:
     Each is a cpio that is not compressed; the kernel looks into all that come before the initramfs.
     Source: https://docs.kernel.org/arch/x86/microcode.html
     """
-    found = [root.content(name) for name in root.below("boot/") if MICROCODE.fullmatch(name)]
-    return b"".join(data + bytes(-len(data) % tarfile.BLOCKSIZE) for data in found)
+    found = {name: root.content(name) for name in root.below("boot/") if MICROCODE.fullmatch(name)}
+    for name, data in found.items():
+        try:
+            list(cpio_entries(bytearray(data)))
+        except (ValueError, IndexError):
+            raise UserError(
+                f"{name} of a package is no cpio that is not compressed, as microcode has to be: "
+                "the kernel would find no initramfs behind it; leave the package out"
+            ) from None
+    return b"".join(data + bytes(-len(data) % tarfile.BLOCKSIZE) for data in found.values())
 
 
 def firmware_of(root: Root) -> bytes:

@@ -18,7 +18,7 @@ import tomli
 from tasks.alpine.apk import STATIC
 from tasks.alpine.mirror import SAMPLE
 from tasks.alpine.numbers import Numbers, checked
-from tasks.core.config import SLOT_MOST_MIB, Config, load_config
+from tasks.core.config import SLOT_LEAST_MIB, SLOT_MOST_MIB, Config, load_config
 from tasks.core.errors import UserError
 from tasks.core.files import write_atomically
 from tasks.core.git import git
@@ -143,8 +143,9 @@ def _parsed(text: str, name: str) -> Lock:
     """A lock from its text. Raises UserError where it is damaged."""
     if re.search("^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
         raise UserError(
-            f"{name}: has marks of a merge conflict. Keep the lines of [users] and [groups] of "
-            "both sides, each number once; of the rest keep one side; then run ./inv lock"
+            f"{name}: has marks of a merge conflict. Keep the lines of [users], [groups] and "
+            "[slot_mib] of both sides: there each name once, and in the first two each number "
+            "once; of the rest keep one side; then run ./inv lock"
         )
     try:
         raw = tomli.loads(text)
@@ -173,13 +174,14 @@ def _parsed(text: str, name: str) -> Lock:
     except (tomli.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{name}: is damaged ({error!s}): bring it back from git: git checkout {name}. "
-            "Without it, users and groups would get other numbers than on your nodes"
+            "Without it, users, groups and slots would not be as on your nodes"
         ) from None
 
 
 def _slot_mib(kernel: str, size: Any) -> int:
-    if type(size) is not int or not 0 < size <= SLOT_MOST_MIB:
-        raise TypeError(f"[slot_mib] {kernel} = {size}, wanted MiB, up to {SLOT_MOST_MIB}")
+    if type(size) is not int or not SLOT_LEAST_MIB <= size <= SLOT_MOST_MIB:
+        wanted = f"a whole number from {SLOT_LEAST_MIB} to {SLOT_MOST_MIB}"
+        raise TypeError(f"[slot_mib] {kernel} = {size!r}, wanted {wanted}")
     return size
 
 

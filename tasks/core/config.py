@@ -27,7 +27,7 @@ from updater.node import LIMITS
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 AUTO = 0  # a number that the build finds out: "auto" in the file
-SLOT_MOST_MIB = 64 * 1024
+SLOT_LEAST_MIB, SLOT_MOST_MIB = 32, 64 * 1024
 PC_MODULES = "pc"
 EDGE = "edge"  # Alpine's rolling branch
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
@@ -119,7 +119,7 @@ class Alpine:
 class Disk:
     """Sizes of the partitions of the disk image, in MiB; see `layout.sized`."""
 
-    slot_mib: int = _whole(AUTO, 32, SLOT_MOST_MIB)
+    slot_mib: int = _whole(AUTO, SLOT_LEAST_MIB, SLOT_MOST_MIB)
     data_mib: int = _whole(64, 16, 1024 * 1024)
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from tasks.core.config import MIB, SLOT_MOST_MIB, Config
+from tasks.core.config import AUTO, MIB, SLOT_MOST_MIB, Config
 from tasks.core.errors import UserError
 from tasks.core.paths import PROJECT
 
@@ -20,7 +20,7 @@ BIOS_FIRST_SECTOR = 34  # right behind the partition table
 ESP_MIB = 64
 NODE_MIB = 8
 FILES_MIB = 256  # the most that the files on the partition data get: they grow at the first boot
-SLOT_LEAST_MIB, SLOT_UNIT_MIB = 512, 64  # of what the build finds by itself
+SLOT_AUTO_MIB, SLOT_UNIT_MIB = 512, 64  # of what the build finds by itself: at least, and steps
 PANIC_S = 5
 
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
@@ -69,16 +69,16 @@ def derived_guid(config: Config, name: str) -> str:
 def sized(config: Config, slots: Mapping[str, int]) -> Config:
     """`config` with a number as size of a slot: by kernel, from the lock.
 
-    Where it isn't known yet a slot has room for anything.
+    Where it isn't known yet it stays AUTO, and a slot has room for anything.
     """
-    slot_mib = config.disk.slot_mib or slots.get(config.alpine.kernel, SLOT_MOST_MIB)
+    slot_mib = config.disk.slot_mib or slots.get(config.alpine.kernel, AUTO)
     return replace(config, disk=replace(config.disk, slot_mib=slot_mib))
 
 
 def slot_mib_for(size: int) -> int:
     """How many MiB a slot gets whose content has `size` bytes: half as much is left to grow."""
     units = math.ceil(size * 1.5 / (SLOT_UNIT_MIB * MIB))
-    return min(max(SLOT_LEAST_MIB, units * SLOT_UNIT_MIB), SLOT_MOST_MIB)
+    return min(max(SLOT_AUTO_MIB, units * SLOT_UNIT_MIB), SLOT_MOST_MIB)
 
 
 def layout(config: Config) -> Layout:

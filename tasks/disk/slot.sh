@@ -3,7 +3,8 @@
 #   in/vmlinuz in/initramfs
 #   in/root in/modloop      size and SHA-256 of the other parts
 #   in/root.sizes in/modloop.sizes      what lies in them: KiB, and a name
-#   $OS_NAME $OS_VERSION $ARCH $SLOT_MIB
+#   $OS_NAME $OS_VERSION $ARCH
+#   $SLOT_MIB      the room there is, or auto: what this will show
 set -eu
 
 boot=/tmp/boot
@@ -34,6 +35,7 @@ mksquashfs "$boot" out/boot.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 1M -no-exports -no-xattrs -all-root \
 	-mkfs-time 0 -all-time 0
 
+[ "$SLOT_MIB" != auto ] || exit 0
 size=0
 for part in "$(stat -c %s out/boot.squashfs)" "$(cut -d' ' -f1 in/root)" "$(cut -d' ' -f1 in/modloop)"; do
 	size=$((size + part))
@@ -49,7 +51,8 @@ if [ "$size" -gt "$room" ]; then
 		done | sort -rn - in/root.sizes in/modloop.sizes |
 			awk 'NR <= 10 { size = $1; sub(/^[0-9]+ /, ""); printf "%5d MiB  %s\n", size / 1024, $0 }'
 		echo "Less is in the slot with other packages in rootfs/world, or modules in [modloop] of image.toml." \
-			"Only disks that are written anew get larger slots."
+			"With slot_mib = \"auto\" the size stands in apk.lock, as nodes can't change it: take its line" \
+			"out of [slot_mib] there if no node has it yet. Only disks that are written anew get larger slots."
 	} >&2
 	exit 1
 fi

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.alpine.lock import lock_file, read_lock
 from tasks.alpine.locking import is_stand_in
-from tasks.core.config import Config
+from tasks.core.config import AUTO, Config
 from tasks.core.errors import UserError
 from tasks.core.git import git
 from tasks.core.paths import BUILD, PROJECT
@@ -70,6 +70,11 @@ def require_lock(config: Config, sample: bool) -> None:
         raise UserError(
             f"{place.name} is in no commit, so this tag says not which packages it has; "
             f"make it: ./inv lock; then git add {place.name}, commit, and tag that"
+        )
+    if config.disk.slot_mib == AUTO and config.alpine.kernel not in lock.slots:
+        raise UserError(
+            f"{place.name} doesn't say yet how large slots are: ./inv lock; then commit that, and "
+            "tag the commit"
         )
     if is_stand_in(lock, config.alpine) and not sample:
         raise UserError(

@@ -13,6 +13,7 @@ from tasks.alpine import on_hand
 from tasks.alpine.apk import options
 from tasks.alpine.chroot import explain_installation, pack_chroot
 from tasks.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
+from tasks.alpine.kernel import MICROCODE_PACKAGES
 from tasks.alpine.mirror import INDEX
 from tasks.alpine.numbers import Numbers
 from tasks.alpine.package_set import PackageSet
@@ -28,7 +29,6 @@ from updater.grubenv import BootState, render
 
 SYSTEM = "system"  # what the lock calls the packages of the node
 INITRAMFS = "initramfs"  # and those of the node and of the initramfs
-MICROCODE_PACKAGES = ("amd-ucode", "intel-ucode")
 WORLD_FILE = PROJECT / "rootfs" / "world"
 
 
@@ -266,7 +266,7 @@ def slot(config: Config) -> Step:
             "OS_NAME": config.os.name,
             "OS_VERSION": config.os.version,
             "ARCH": config.alpine.arch,
-            "SLOT_MIB": str(config.disk.slot_mib),
+            "SLOT_MIB": str(config.disk.slot_mib or "auto"),
         },
         outputs=(SLOT.file,),
         finish=join_parts,

@@ -23,7 +23,7 @@ from tasks.benchmarks.lts import (
     virt_package,
 )
 from tasks.core.config import MIB
-from tasks.disk.layout import SLOT_LEAST_MIB
+from tasks.disk.layout import SLOT_AUTO_MIB
 from tasks.disk.table import read_table
 from tests.conftest import InContainer
 from tests.offer import Offer
@@ -80,10 +80,10 @@ def test_a_kernel_for_real_machines_fits_by_itself(
     assert "init" in {entry.name for entry in cpio_entries(bytearray(last))}
 
     lock = read_lock(project.root / "apk.lock")
-    assert lock and lock.slots == {"lts": SLOT_LEAST_MIB}
+    assert lock and lock.slots == {"lts": SLOT_AUTO_MIB}
     with (project.build / "disk.img").open("rb") as disk:
         table = read_table(disk)
-    assert {table[name].size for name in ("slot-a", "slot-b")} == {SLOT_LEAST_MIB * MIB}
+    assert {table[name].size for name in ("slot-a", "slot-b")} == {SLOT_AUTO_MIB * MIB}
 
     # A smaller choice, and firmware that no module asks for.
     project.env |= {"BELAY_MODLOOP_MODULES": "pc", "BELAY_MODLOOP_FIRMWARE": "intel/ibt-*"}
@@ -98,6 +98,89 @@ def test_a_kernel_for_real_machines_fits_by_itself(
     done = project.run("modloop", BELAY_MODLOOP_FIRMWARE="intel/ibt-* qca/none*")
     assert done.returncode == 1
     assert "firmware in [modloop] of image.toml: no package has qca/none*" in done.stderr
+
+
+def test_microcode_is_named_where_it_is_missing_or_none(
+    offer: Offer, offer_project: Project
+) -> None:
+    kernel = real_kernel(virt_package(), Shape(modules=900, firmware=200, links=0))
+    offer_project.env["BELAY_ALPINE_KERNEL"] = "lts"
+    offer.add(*(one for one in kernel.drafts if "ucode" not in one.fields["P"]))
+    done = offer_project.run("chroot")
+    assert done.returncode == 1
+    assert "write !amd-ucode and !intel-ucode into rootfs/world to do without" in done.stderr
+    (amd,) = (one for one in kernel.drafts if one.fields["P"] == "amd-ucode")
+    broken = [
+        Entry(
+            "boot/intel-ucode.img",
+            0o644,
+            amd.entries[-1].data[:100] if amd.entries[-1].data else b"",
+        )
+    ]
+    offer.add(
+        *(one for one in kernel.drafts if one.fields["P"] != "intel-ucode"),
+        draft("intel-ucode", "1-r0", "a test", broken),
+    )
+    done = offer_project.run("chroot")
+    assert done.returncode == 1
+    assert "boot/intel-ucode.img of a package is no cpio that is not compressed" in done.stderr
+
+
+PLACES = {  # of firmware: where links lead, or nothing
+    "q/deep.bin.zst": "", "xx.bin": "", "p/[a.bin": "", "p/a]b": "", "p/a[1].bin": "", "p/é1": "",
+    "dangling.bin": "gone.bin", "only.bin": "packed.bin", "packed.bin.zst": "",
+    "round.bin": "and.bin", "and.bin": "round.bin", "out.bin": "../../etc/passwd",
+    "iwl-9.ucode": "gone", "iwl-8.ucode": "", "back.bin": "../firmware/xx.bin",
+    "usr.bin": "/usr/lib/firmware/xx.bin", "unasked.bin": "",
+}  # fmt: skip
+ASKED = {  # by modules, and what that takes
+    "*/deep.bin": ["q/deep.bin.zst"],
+    "?x.bin": ["xx.bin"],
+    "p/[a.bin": ["p/[a.bin"],
+    "p/a[]z]b": ["p/a]b"],
+    "p/a[[]1].bin": ["p/a[1].bin"],
+    "p/é*": ["p/é1"],
+    "q/deep.bin.zst": ["q/deep.bin.zst"],
+    "iwl-9.ucode": ["iwl-8.ucode"],
+    "back.bin": ["back.bin", "xx.bin"],
+    "usr.bin": ["usr.bin", "xx.bin"],
+    "own/*.bin": ["own/mine.bin"],
+    **{ask: [] for ask in ("dangling.bin", "only.bin", "round.bin", "out.bin", "[:", "q/[^")},
+}
+
+
+def test_odd_names_of_firmware_mean_what_the_shell_makes_of_them(
+    offer: Offer, offer_project: Project, in_container: InContainer
+) -> None:
+    entries = [
+        Entry(f"lib/firmware/{path}", 0o777, target=target)
+        if target
+        else Entry(f"lib/firmware/{path}", 0o644, b"x")
+        for path, target in PLACES.items()
+    ]
+    # Outside of kernel/, as drivers of others lie.
+    place = f"lib/modules/{VERSION}/extra/odd.ko"
+    entries.append(Entry(place, 0o644, module("odd", list(ASKED), [])))
+    offer.add(draft("drivers", "1.0-r0", "a test", entries, {"post-install": DEPMOD}, D="kmod"))
+    project = offer_project
+    with (project.root / "rootfs/world").open("a") as world:
+        world.write("drivers\n")
+    own = project.root / "rootfs/overlay/lib/firmware"
+    (own / "own").mkdir(parents=True)
+    (own / "own/mine.bin").write_text("mine")
+    (own / "back.bin").write_text("mine too")
+    project.inv("modloop", BELAY_MODLOOP_MODULES="odd", BELAY_MODLOOP_FIRMWARE="own/mine.bin")
+    found = modloop_of(in_container, project, "firmware")
+    assert found.keys() == {path for paths in ASKED.values() for path in paths}
+    assert not found["back.bin"], "the overlay's file takes the place of the link"
+    log = (project.build / "log/modloop.log").read_text()
+    assert {ask for ask, paths in ASKED.items() if not paths} <= set(log.splitlines())
+    assert "modules of extra" in (project.build / "modloop.sizes").read_text()
+    (own / "xx.bin").mkdir()
+    (own / "xx.bin/y").write_text("y")
+    done = project.run("modloop", BELAY_MODLOOP_MODULES="odd")
+    assert done.returncode == 1
+    assert "rootfs/overlay/lib/firmware/xx.bin: packages have a file or a link there" in done.stderr
 
 
 def test_modules_and_firmware_may_be_packed_in_any_way(
@@ -133,6 +216,8 @@ def test_modules_and_firmware_may_be_packed_in_any_way(
     assert f"modules in [modloop] of image.toml: the kernel {VERSION} has no module packed-4" in (
         done.stderr
     )
+    project.inv("modloop", BELAY_MODLOOP_MODULES="pc packed-3")
+    assert {"packed_3", "packed_0", "btrfs"} <= modules_of(in_container, project)
     features = project.root / "initramfs/features/belay.modules"
     features.write_text(f"{features.read_text()}packed-1\nno-such-module\nanother?\n")
     said = project.inv("initramfs")

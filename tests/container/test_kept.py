@@ -230,6 +230,18 @@ def test_the_overlay_may_lie_below_links_of_the_root(
     assert "rootfs/overlay/lib/modules: what a node has there comes from" in done.stderr
 
 
+def test_a_python_file_of_the_overlay_counts_more_than_bytecode(
+    project: Project, in_container: InContainer
+) -> None:
+    lay_over(project, "usr/lib/python3.13/hmac.py", 'print("mine")\n')
+    project.inv("rootfs")
+    said = in_container(
+        "unsquashfs -q -n -d /tmp/all in/root >&2; chroot /tmp/all python3 -B -c 'import hmac'",
+        root=project.build / "root.squashfs",
+    )
+    assert said == "mine\n"
+
+
 def test_modes_and_owners_of_the_overlay_are_asked_for(
     offer: Offer, project: Project, in_container: InContainer
 ) -> None:

@@ -95,8 +95,14 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
         (b'"rope" = ["2-r0"', b'"rope" = ["/../x"', r"rope = .*, wanted \[version, bytes"),
         (b"a" * 64, b"../index", r"main = \.\./index, wanted a SHA-256"),
         (b"https://mirror.example/alpine", b"/tmp", r"source = /tmp, wanted sample or a URL"),
-        (b"lts = 1344", b"lts = 65537", r"\[slot_mib\] lts = 65537, wanted MiB, up to 65536"),
-        (b"lts = 1344", b"lts = true", r"\[slot_mib\] lts = True, wanted MiB"),
+        (
+            b"lts = 1344",
+            b"lts = 65537",
+            r"\[slot_mib\] lts = 65537, wanted a whole number from 32 to",
+        ),
+        (b"lts = 1344", b"lts = true", r"\[slot_mib\] lts = True, wanted a whole"),
+        (b"lts = 1344", b'lts = "1344"', r"\[slot_mib\] lts = '1344', wanted a whole"),
+        (b"lts = 1344", b"lts = 20", r"\[slot_mib\] lts = 20, wanted a whole"),
         (b"[world]", b"world = 3\n[other]", r"is damaged \("),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.benchmarks.lts import Shape, real_kernel, virt_package
 from tasks.core.config import MIB
-from tasks.disk.layout import SECTOR, SLOT_LEAST_MIB
+from tasks.disk.layout import SECTOR, SLOT_AUTO_MIB
 from tasks.vm.machine import Machine
 from tests.offer import Offer
 from tests.project import Project
@@ -32,7 +32,7 @@ def test_it_boots_with_microcode_before_its_initramfs_and_a_slot_sized_by_itself
         machine.wait_for_login()
         machine.wait_until_confirmed()
         sectors = machine.succeed("cat /sys/class/block/vda3/size")
-        assert int(sectors) * SECTOR == SLOT_LEAST_MIB * MIB
+        assert int(sectors) * SECTOR == SLOT_AUTO_MIB * MIB
         found = machine.succeed("find /lib/modules/*/kernel -name '*.ko' | wc -l")
         assert int(found) == 1500
         machine.succeed(f"[ -L /lib/firmware/{link} ] && [ -s /lib/firmware/{link} ]")
