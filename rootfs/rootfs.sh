@@ -7,6 +7,7 @@
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
 #   $SERIAL     nothing: the serial line has no login
+#   $NTP        time servers, or nothing
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
 
@@ -165,10 +166,17 @@ development) password= ;;
 esac
 sed -i "s/^root:[^:]*:/root:$password:/" "$root/etc/shadow"
 
+servers=
+for server in $NTP; do
+	servers="$servers -p $server"
+done
+[ -e "$overlay/etc/conf.d/ntpd" ] || echo "NTPD_OPTS=\"-N$servers\"" >"$root/etc/conf.d/ntpd"
+
 [ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"
 
 sed 's/#.*//' in/services | while read -r runlevel service more; do
 	[ -n "$runlevel" ] || continue
+	[ "$service" != ntpd ] || [ -n "$NTP" ] || continue
 	[ -n "$service" ] && [ -z "$more" ] ||
 		refuse "rootfs/services: found \"$runlevel${service:+ $service}${more:+ $more}\", wanted RUNLEVEL SERVICE"
 	[ -d "$root/etc/runlevels/$runlevel" ] ||

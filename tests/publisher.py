@@ -109,7 +109,7 @@ class FileNode:
         (folder / "esp").write_bytes(esp)
         self.boot = BootStateFile(folder / "esp")
         self.boot.write(BootState())
-        self.clock = float(NOW)
+        self.clock, self.clock_is_kept = float(NOW), True
         self.node = Node(
             root=folder,
             system=System("belay", "x86_64", "1.0.0", BUILT),
@@ -120,12 +120,12 @@ class FileNode:
             boot=self.boot,
             keys=keys,
         )
-        self.memory = Memory(self.node, lambda: self.clock)
+        self.memory = Memory(self.node, lambda: self.clock, lambda: self.clock_is_kept)
 
     def change(self, **values: Any) -> None:
         """Change what the node is."""
         self.node = self.node._replace(**values)
-        self.memory = Memory(self.node, lambda: self.clock)
+        self.memory = Memory(self.node, lambda: self.clock, lambda: self.clock_is_kept)
 
     def updater(self, place: str) -> Updater:
         return Updater(self.node, open_source(place), self.memory, sleep=lambda _: None)

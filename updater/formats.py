@@ -100,12 +100,15 @@ def render(item: Channel | Manifest) -> bytes:
     return json.dumps(asdict(item), separators=(",", ":")).encode() + b"\n"
 
 
-def open_channel(data: bytes, keys: Iterable[PublicKey], name: str) -> Channel:
-    """Verify and read the channel file of channel `name`. Raises Refused."""
+def open_channel(data: bytes, keys: Iterable[PublicKey], name: str) -> tuple[Channel, str]:
+    """Verify and read the channel file of channel `name`; the id of the key that signed it, too.
+
+    Raises Refused.
+    """
     what = f"channel {name}"
     line, _, signature = data.partition(b"\n")
     line += b"\n"
-    verify(line, signature, keys, what)
+    key = verify(line, signature, keys, what)
     fields = _Fields(_json(line, what), what)
     fields.number("format", FORMAT, FORMAT)
     channel = Channel(
@@ -119,7 +122,7 @@ def open_channel(data: bytes, keys: Iterable[PublicKey], name: str) -> Channel:
     )
     if channel.channel != name:
         raise Refused(f"channel {name}: the server gave channel {channel.channel} instead")
-    return channel
+    return channel, key
 
 
 def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name: str) -> Manifest:

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -35,20 +35,22 @@ AGAIN_S = 3600  # before a release is tried again; four times as long each time
 UNREACHED_MAX = 5
 REASON_MAX = 4000  # characters
 TIME_MAX = 253_402_300_799  # the end of the year 9999
+CLOCK_ERROR_S = 2 * 86400  # the most that a server's clock may be ahead of one that is kept right
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
 ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{1,128}"')  # RFC 9110, 8.8.3; others are not kept
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # formats.NAME, which is slow to come
 KEY_ID = re.compile(r"[0-9A-F]{16}")
+ANY_KEY = ""
 Fields = TypeVar("Fields")
 
 
 class Trust(NamedTuple):
-    """`newest` signed time that was seen, by channel; `revoked` ids of keys.
+    """`newest` signed time that was seen, by channel and key; `revoked` ids of keys.
 
     `etags` are the server's tags of the channel files as they came last.
     """
 
-    newest: Mapping[str, int] = {}
+    newest: Mapping[str, Mapping[str, int]] = {}
     revoked: tuple[str, ...] = ()
     etags: Mapping[str, str] = {}
 
@@ -149,10 +151,16 @@ def checked(kind: Callable[..., Fields], values: Mapping[str, Any]) -> Fields | 
 class Memory:
     """The files in `folder`. `clock` is the time in seconds since 1970."""
 
-    def __init__(self, node: Node, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        clock: Callable[[], float] | None = None,
+        clock_is_kept: Callable[[], bool] | None = None,
+    ) -> None:
         self.node = node
         self.folder = node.data
         self.clock = clock or time.time
+        self.clock_is_kept = clock_is_kept or _clock_is_kept
         self._locks = 0  # how many times this process holds the lock
 
     def trust(self) -> Trust:
@@ -160,11 +168,15 @@ class Memory:
         values = self.read_object("trust.json")
         keys = values.get("revoked")
         trust = Trust(
-            {name: at for name, at in _by_channel(values, "newest") if _is_time(at)},
+            {name: _times(at) for name, at in _by_channel(values, "newest") if _times(at)},
             tuple(key for key in keys if _matches(KEY_ID, key)) if isinstance(keys, list) else (),
             {name: tag for name, tag in _by_channel(values, "etags") if _matches(ETAG, tag)},
         )
         right = json.loads(json.dumps(trust._asdict()))
+        if isinstance(values.get("newest"), dict):  # as versions before had it
+            values["newest"] = {
+                name: {ANY_KEY: at} if _is_time(at) else at for name, at in values["newest"].items()
+            }
         # Another version of Belay may know more fields, or fewer.
         if any(values[name] != right[name] for name in values.keys() & right.keys()):
             self.put_aside("trust.json")
@@ -201,15 +213,22 @@ class Memory:
         tried = tried._replace(rejected=printable(tried.rejected, REASON_MAX))
         self.write("tried.json", json.dumps(tried._asdict()).encode())
 
-    def now(self, channel: str) -> int:
-        """The time, as far as it can be known without trusting the clock alone.
+    def newest(self, channel: str, keys: Collection[str]) -> int:
+        """The newest time that one of these keys signed a channel; 0 for none."""
+        times = self.trust().newest.get(channel, {})
+        return max((at for key, at in times.items() if key in (ANY_KEY, *keys)), default=0)
 
-        Never before what is known to have been. A clock that is far ahead says nothing: else it
-        would end all updates, as everything has expired by then.
+    def now(self, newest: int) -> tuple[int, int]:
+        """The time as far as it is known, and the latest that it can be; `newest` was signed.
+
+        Never before what is known to have been. A clock that nobody keeps right says nothing: else
+        it would end all updates, as everything has expired by then. Nor does one that is far ahead.
         """
-        floor = max(self.node.system.built, self.trust().newest.get(channel, 0))
+        floor = max(self.node.system.built, newest)
         clock = int(self.clock())
-        return clock if floor <= clock <= floor + CLOCK_SPAN_S else floor
+        if floor <= clock <= floor + CLOCK_SPAN_S and self.clock_is_kept():
+            return clock, clock + CLOCK_ERROR_S
+        return floor, floor + CLOCK_SPAN_S
 
     def note(self, what: str, version: str, slot: str, reason: str = "") -> None:
         """Add to the history. Where that can't be, the work goes on."""
@@ -382,6 +401,27 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _clock_is_kept() -> bool:
+    """Whether something keeps the clock right, such as ntpd: the kernel is told (adjtimex(2))."""
+    import subprocess
+
+    try:
+        done = subprocess.run(["adjtimex"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "status:" in done.stdout and "UNSYNC" not in done.stdout
+
+
+def _times(value: object) -> dict[str, int]:
+    """The times by key; of versions before, one for all keys."""
+    if _is_time(value):
+        value = {ANY_KEY: value}
+    pairs = value.items() if isinstance(value, dict) else ()
+    return {
+        key: at for key, at in pairs if (key == ANY_KEY or _matches(KEY_ID, key)) and _is_time(at)
+    }
 
 
 def _by_channel(values: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:

@@ -37,7 +37,7 @@ from updater.formats import (
     version_key,
 )
 from updater.grubenv import BAD, GOOD, TRIAL
-from updater.memory import Memory, Tried, Trust
+from updater.memory import TIME_MAX, Memory, Tried
 from updater.node import Node
 from updater.signature import PublicKey
 from updater.source import Source
@@ -101,34 +101,41 @@ class Updater:
 
     def _channel(self, name: str) -> Channel:
         file, trust = f"channel-{name}", self.memory.trust()
-        channel, etag = None, trust.etags.get(name, "")
+        channel, key, etag = None, "", trust.etags.get(name, "")
         with suppress(UpdateError):
-            channel = self._judged(self.memory.read(file, CHANNEL_SIZE_MAX), name, trust)
+            channel, key = self._judged(self.memory.read(file, CHANNEL_SIZE_MAX), name)
         # Nobody signed the tag: without a good copy it is worth nothing, nor is it for ever.
         if not channel or not self.memory.is_fresh(file, TAG_S):
             etag = ""
         if answer := self.source.get(f"channels/{name}", CHANNEL_SIZE_MAX, etag):
             data, etag = answer
-            channel = self._judged(data, name, trust)
+            channel, key = self._judged(data, name)
             self.memory.write(file, data)
         assert channel is not None, "without a tag there is always an answer"
         with self.memory.alone():
             trust = self.memory.trust()
-            newest = {**trust.newest, name: channel.signed}
+            newest = {**trust.newest, name: {**trust.newest.get(name, {}), key: channel.signed}}
             etags = {**trust.etags, name: etag}
             self.memory.keep_trust(trust._replace(newest=newest, etags=etags))
         return channel
 
-    def _judged(self, data: bytes, name: str, trust: Trust) -> Channel:
-        """A channel file that counts now. Raises Refused."""
-        channel = open_channel(data, self.keys, name)
+    def _judged(self, data: bytes, name: str) -> tuple[Channel, str]:
+        """A channel file that counts now, and which key signed it. Raises Refused."""
+        keys = self.keys
+        channel, key = open_channel(data, keys, name)
+        newest = self.memory.newest(name, {one.id for one in keys})
+        now, latest = self.memory.now(newest)
         if channel.os != self.node.system.os:
             raise Refused(f"channel {name} is for {channel.os}, and this is {self.node.system.os}")
-        if channel.signed < trust.newest.get(name, 0):
+        if channel.signed < newest:
             raise Refused(f"channel {name} is an old one: a newer was seen before")
-        if channel.expires < self.memory.now(name):
+        if channel.signed > latest:
+            # It would outlive every honest one, whatever becomes of the key that signed it.
+            day = time.strftime("%Y-%m-%d", time.gmtime(min(channel.signed, TIME_MAX)))
+            raise Refused(f"channel {name} says that it was signed on {day}, which is yet to come")
+        if channel.expires < now:
             raise Refused(f"channel {name} has expired; whoever publishes it has to sign it again")
-        return channel
+        return channel, key
 
     def offered(self) -> Offer:
         """The release that the channel points to. Raises Refused where it isn't for this node."""

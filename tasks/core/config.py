@@ -168,9 +168,12 @@ class Login:
 
 @dataclass(frozen=True)
 class Node:
-    """Where a node finds the files that are its own."""
+    """Where a node finds the files that are its own, and the time."""
 
     label: str = _text("BELAY", r"[A-Z0-9_-]{1,11}", "1 to 11 capital letters, digits, _ or -")
+    ntp: tuple[str, ...] = _texts(
+        ("pool.ntp.org",), r"[A-Za-z0-9][A-Za-z0-9.:-]*", "names or addresses of time servers"
+    )
 
 
 @dataclass(frozen=True)

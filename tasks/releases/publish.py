@@ -133,7 +133,7 @@ def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel
     if name not in channel_names(target):
         return None
     try:
-        return open_channel(target.get(f"{CHANNELS}{name}"), keys, name)
+        return open_channel(target.get(f"{CHANNELS}{name}"), keys, name)[0]
     except UpdateError as error:
         raise UserError(
             f"{target.name}: {error}; remove {CHANNELS}{name} there to publish it anew"

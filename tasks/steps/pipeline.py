@@ -238,6 +238,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
             "SERIAL": "1" if config.login.serial else "",
+            "NTP": " ".join(config.node.ntp),
             "ARCH": config.alpine.arch,
         },
         outputs=("root.squashfs", "root.identity", "root.sizes"),

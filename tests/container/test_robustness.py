@@ -99,6 +99,17 @@ def test_the_serial_line_can_be_without_a_login(inv: Inv, in_container: InContai
         assert ("ttyS0::respawn" in inittab) is there
 
 
+def test_a_node_gets_the_time_from_where_it_is_told(inv: Inv, in_container: InContainer) -> None:
+    look = (
+        "unsquashfs -cat in/root etc/conf.d/ntpd; unsquashfs -l in/root | grep default/ntpd || true"
+    )
+    for servers, wanted in {"a.example 10.0.0.1": "-N -p a.example -p 10.0.0.1", "": "-N"}.items():
+        inv.succeeds("rootfs", BELAY_NODE_NTP=servers)
+        said = in_container(look, root=inv.build / "root.squashfs")
+        assert f'NTPD_OPTS="{wanted}"' in said
+        assert ("squashfs-root/etc/runlevels/default/ntpd" in said) is bool(servers)
+
+
 def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
     said = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
     assert 'there is no mkinitfs feature "usbb"' in said

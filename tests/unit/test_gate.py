@@ -324,4 +324,4 @@ def test_damaged_memory_is_like_none(node: FileNode) -> None:
             assert node.memory.trust().newest == {}
             assert node.memory.tried() is None
             assert node.memory.history() == []
-    assert node.memory.now("stable") == NOW
+    assert node.memory.now(0)[0] == NOW

@@ -17,7 +17,7 @@ from updater.errors import UpdateError
 from updater.memory import HISTORY_LINES, Memory, Tried, Trust
 
 KEY = "0123456789ABCDEF"
-TRUST = Trust({"stable": NOW}, (KEY,), {"stable": '"5f-2a"'})
+TRUST = Trust({"stable": {KEY: NOW}}, (KEY,), {"stable": '"5f-2a"'})
 TRIED = Tried("1.1.0", "b", reached=True)
 
 
@@ -110,6 +110,8 @@ def test_a_field_that_makes_no_sense_is_damage(memory: Memory, values: object) -
         ("etags", 7),
         ("newest", {"../../etc": 7}),
         ("newest", {"stable": 10**18}),
+        ("newest", {"stable": {KEY: -1}}),
+        ("newest", {"stable": {"no key": NOW}}),
         ("newest", {"stable": "yesterday"}),
         ("revoked", [KEY, "no key"]),
         ("revoked", "all"),
@@ -125,6 +127,14 @@ def test_what_makes_sense_beside_it_is_kept(memory: Memory, field: str, value: o
     assert json.loads((memory.folder / "trust.json").read_text()) == json.loads(
         json.dumps(found._asdict())
     )
+
+
+def test_times_of_versions_before_count_for_all_keys(memory: Memory) -> None:
+    (memory.folder / "trust.json").write_text(
+        '{"newest": {"stable": 7}, "revoked": [], "etags": {}}'
+    )
+    assert memory.newest("stable", set()) == 7
+    assert memory.damaged() == []
 
 
 def test_fields_of_other_versions_are_no_damage(memory: Memory) -> None:

@@ -429,9 +429,54 @@ def test_memory_of_signed_times_outlives_the_release(publisher: Publisher, node:
     publisher.publish("1.1.0", signed=NOW + 50)
     node.updater(str(publisher.store.folder)).channel()
     node.clock = 0
-    assert node.memory.now("stable") == NOW + 50
+    newest = node.memory.newest("stable", {publisher.key.public.id})
+    assert newest == NOW + 50 and node.memory.now(newest)[0] == NOW + 50
     (node.root / "data/belay/trust.json").write_text("rubbish")
-    assert node.memory.now("stable") == BUILT
+    assert node.memory.newest("stable", {publisher.key.public.id}) == 0
+    assert node.memory.now(0)[0] == BUILT
+
+
+@pytest.mark.parametrize("ahead", [31 * DAY, 365 * DAY])
+def test_a_clock_that_nobody_keeps_right_ends_no_updates(
+    ahead: int, publisher: Publisher, node: FileNode
+) -> None:
+    """A battery that was set to the wrong month: every good channel would have expired."""
+    node.clock, node.clock_is_kept = NOW + ahead, False
+    publisher.publish("1.1.0")
+    node.update(str(publisher.store.folder))
+    publisher.point("1.1.0", signed=NOW - 1)
+    with pytest.raises(Refused, match="is an old one"):
+        node.update(str(publisher.store.folder))
+    publisher.point("1.1.0", signed=NOW, expires=NOW - 1)
+    with pytest.raises(Refused, match="has expired"):
+        node.update(str(publisher.store.folder))
+    node.clock_is_kept = True
+    publisher.point("1.1.0")
+    with pytest.raises(Refused, match="has expired"):
+        node.update(str(publisher.store.folder))
+
+
+def test_a_thief_s_file_of_the_far_future_does_not_outlive_his_key(
+    publisher: Publisher, node: FileNode
+) -> None:
+    thief = Key()
+    node.change(keys=[publisher.key.public, thief.public])
+    publisher.release("1.1.0")
+    place = str(publisher.store.folder)
+    later = NOW + 20 * 365 * DAY
+    for kept, signed in ((True, NOW + 3 * DAY), (False, later)):
+        node.clock_is_kept = kept
+        publisher.point("1.1.0", thief.sign, signed=signed, expires=later + DAY)
+        with pytest.raises(Refused, match=r"says that it was signed on 20.*, which is yet to come"):
+            node.update(place)
+    node.clock_is_kept = True
+    publisher.point("1.1.0", thief.sign, signed=NOW + DAY, expires=later)
+    assert node.updater(place).channel().signed == NOW + DAY
+    publisher.point("1.1.0")
+    with pytest.raises(Refused, match="is an old one"):
+        node.updater(place).channel()
+    node.change(revoked=frozenset([thief.public.id]))
+    assert node.updater(place).channel().signed == NOW
 
 
 def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callable[..., bool]:
