@@ -1,4 +1,4 @@
-"""A small FAT32 file system with EFI/BOOT/grubenv, as bytes."""
+"""A small FAT32 file system with EFI/BOOT/grubenv and its copy, as bytes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from updater.grubenv import BootState, render
 
 SECTOR = 512
 RESERVED, FATS, FAT_SECTORS = 32, 2, 2
-ROOT, EFI, BOOT, GRUBENV = 2, 3, 4, 6  # first clusters, of one sector each
+ROOT, EFI, BOOT, GRUBENV, COPY = 2, 3, 4, 6, 8  # first clusters, of one sector each
 SIZE = 128 * SECTOR
-GRUBENV_AT = (RESERVED + FATS * FAT_SECTORS + GRUBENV - 2) * SECTOR
+GRUBENV_AT, COPY_AT = (
+    (RESERVED + FATS * FAT_SECTORS + cluster - 2) * SECTOR for cluster in (GRUBENV, COPY)
+)
 
 
-def esp(state: BootState | None = None) -> bytes:
-    """The file system; `BOOT` goes on in cluster 5, where grubenv is named."""
+def esp(state: BootState | None = None, *, copy: bool = True) -> bytes:
+    """The file system; `BOOT` goes on in cluster 5, where grubenv is named.
+
+    Images of versions before have no `copy` of it.
+    """
     image = bytearray(b"\x55" * SIZE)
     head = bytearray(SECTOR)
     struct.pack_into("<HBHB", head, 11, SECTOR, 1, RESERVED, FATS)
@@ -22,7 +27,8 @@ def esp(state: BootState | None = None) -> bytes:
     head[510:512] = b"\x55\xaa"
     image[:SECTOR] = head
     end = 0x0FFFFFFF
-    fat = struct.pack("<8I", end, end, end, end, 5, end, 7, end).ljust(FAT_SECTORS * SECTOR, b"\0")
+    fat = struct.pack("<10I", end, end, end, end, 5, end, 7, end, 9, end)
+    fat = fat.ljust(FAT_SECTORS * SECTOR, b"\0")
     image[RESERVED * SECTOR : (RESERVED + FATS * FAT_SECTORS) * SECTOR] = fat * FATS
 
     def put(cluster: int, data: bytes) -> None:
@@ -32,8 +38,10 @@ def esp(state: BootState | None = None) -> bytes:
     put(ROOT, _entry(b"EFI", EFI).ljust(SECTOR, b"\0"))
     put(EFI, _entry(b"BOOT", BOOT).ljust(SECTOR, b"\0"))
     put(BOOT, b"".join(_entry(b"F%d" % number, 0) for number in range(SECTOR // 32)))
-    put(5, _entry(b"GRUBENV", GRUBENV).ljust(SECTOR, b"\0"))
+    names = _entry(b"GRUBENV", GRUBENV) + (_entry(b"GRUBENV2", COPY) if copy else b"")
+    put(5, names.ljust(SECTOR, b"\0"))
     put(GRUBENV, render(state or BootState()))
+    put(COPY, render(state or BootState()))
     return bytes(image)
 
 

@@ -2,7 +2,8 @@
 
 The ESP is never mounted for it: a mount would write its directory and its dirty bit too, and a
 power cut in between could cost the file. The file was put there by the build, as two sectors that
-lie side by side, and nothing moves it.
+lie side by side, and nothing moves it. Beside it lies a copy, which is written before it, and read
+where it can't be.
 
 Format: "FAT: General Overview of On-Disk Format", Microsoft 2000.
 """
@@ -10,6 +11,7 @@ Format: "FAT: General Overview of On-Disk Format", Microsoft 2000.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from updater import grubenv
@@ -18,7 +20,7 @@ from updater.errors import UpdateError
 from updater.grubenv import FIRST_SECTOR, SIZE, BootState
 
 FOLDERS = (b"EFI        ", b"BOOT       ")
-FILE = b"GRUBENV    "
+FILE, COPY = b"GRUBENV    ", b"GRUBENV2   "  # images of versions before have no copy
 _ENTRY = 32
 _END = 0x0FFFFFF8  # clusters from here on mean: no further one
 _CLUSTERS_MAX = 4096  # of a folder; a broken FAT must not keep us for ever
@@ -31,31 +33,45 @@ class BootStateFile:
         self.esp = esp
 
     def read(self) -> BootState:
-        """The state; the default one where grubenv holds none, as GRUB does it too."""
+        """The state; the default one where neither file holds one, as GRUB does it too."""
         with Disk(self.esp) as disk:
-            data = disk.read(_find(disk), SIZE)
-        try:
-            return grubenv.parse(data)
-        except ValueError:
-            return BootState()
+            for place in self._places(disk):
+                with suppress(ValueError):
+                    return grubenv.parse(disk.read(place, SIZE))
+        return BootState()
+
+    def _places(self, disk: Disk) -> list[int]:
+        """Where the files begin that there are, the copy last. Raises UpdateError."""
+        found, problem = [], None
+        for name in (FILE, COPY):
+            try:
+                found.append(_find(disk, name))
+            except UpdateError as error:
+                problem = problem or error
+        if problem and not found:
+            raise problem
+        return found
 
     def write(self, state: BootState) -> None:
         """Change the state; when this returns, the disk has it."""
         data = grubenv.render(state)
-        sector, rest = data[:FIRST_SECTOR], data[FIRST_SECTOR:]
         with Disk(self.esp, write=True) as disk:
-            place = _find(disk)
-            if disk.read(place, SIZE)[FIRST_SECTOR:] != rest:  # nonsense, which GRUB would read
-                disk.write(place + FIRST_SECTOR, rest, FIRST_SECTOR)
-                disk.flush()
-            disk.write(place, sector, FIRST_SECTOR)
+            for place in reversed(self._places(disk)):
+                self._write(disk, place, data)
+
+    def _write(self, disk: Disk, place: int, data: bytes) -> None:
+        sector, rest = data[:FIRST_SECTOR], data[FIRST_SECTOR:]
+        if disk.read(place, SIZE)[FIRST_SECTOR:] != rest:  # nonsense, which GRUB would read
+            disk.write(place + FIRST_SECTOR, rest, FIRST_SECTOR)
             disk.flush()
-            if disk.read(place, FIRST_SECTOR) != sector:
-                raise UpdateError(f"{self.esp}: the disk did not keep the boot state")
+        disk.write(place, sector, FIRST_SECTOR)
+        disk.flush()
+        if disk.read(place, FIRST_SECTOR) != sector:
+            raise UpdateError(f"{self.esp}: the disk did not keep the boot state")
 
 
-def _find(disk: Disk) -> int:
-    """The byte at which grubenv begins."""
+def _find(disk: Disk, file: bytes) -> int:
+    """The byte at which a file in EFI/BOOT begins."""
     head = disk.read(0, ALIGNMENT)
     sector, per_cluster, reserved, fats = struct.unpack_from("<HBHB", head, 11)
     fat_sectors, _, _, root = struct.unpack_from("<IHHI", head, 36)
@@ -82,9 +98,9 @@ def _find(disk: Disk) -> int:
             cluster = int(following) & 0x0FFFFFFF
             if not 2 <= cluster < _END:
                 break
-        raise UpdateError(f"{disk.path} has no EFI/BOOT/grubenv")
+        raise UpdateError(f"{disk.path} has no EFI/BOOT/{name.decode().strip().lower()}")
 
     cluster = root
     for folder in FOLDERS:
         cluster = entry(cluster, folder)
-    return place(entry(cluster, FILE))
+    return place(entry(cluster, file))

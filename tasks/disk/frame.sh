@@ -62,6 +62,7 @@ mkfs.vfat --invariant -F 32 -s 1 -h "$ESP_FIRST" -n BELAY-ESP --offset "$ESP_FIR
 esp=$disk@@$((ESP_FIRST * 512))
 mmd -i "$esp" ::/EFI ::/EFI/BOOT
 mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
+mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv2
 mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
 mcopy -i "$esp" /tmp/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.esp import GRUBENV_AT, esp
+from tests.esp import COPY_AT, GRUBENV_AT, esp
 from tests.publisher import NOW, FileNode
 from updater import gate
 from updater.errors import UpdateError
@@ -182,13 +182,46 @@ def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode)
     assert (state.order, state.last_good, state.rescues) == (("a", "b"), "a", 0)
 
 
-def test_only_one_sector_is_written(node: FileNode) -> None:
+def test_only_one_sector_is_written_and_that_of_the_copy(node: FileNode) -> None:
     before = (node.root / "esp").read_bytes()
     run(node)
     after = (node.root / "esp").read_bytes()
-    assert after[:GRUBENV_AT] == before[:GRUBENV_AT]
-    assert after[GRUBENV_AT + FIRST_SECTOR :] == before[GRUBENV_AT + FIRST_SECTOR :]
-    assert after != before
+    changed = {at // FIRST_SECTOR for at, byte in enumerate(after) if byte != before[at]}
+    assert changed == {GRUBENV_AT // FIRST_SECTOR, COPY_AT // FIRST_SECTOR}
+
+
+def test_where_the_boot_state_can_t_be_read_its_copy_counts(node: FileNode) -> None:
+    """Else slot a would be booted for ever, whatever it holds."""
+    state = BootState(order=("b", "a"), last_good="b", tried="1.1.0").with_slot("a", BAD)
+    node.boot.write(state)
+    place = node.root / "esp"
+    whole = place.read_bytes()
+    named = whole.index(b"GRUBENV    ")
+    for at, damage in ((GRUBENV_AT, bytes(1024)), (named, b"\xe5")):
+        place.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
+        assert node.boot.read() == state
+        node.boot.write(state._replace(rescues=1))
+        assert node.boot.read() == state._replace(rescues=1)
+    # What can be written is mended.
+    place.write_bytes(whole[:GRUBENV_AT] + bytes(1024) + whole[GRUBENV_AT + 1024 :])
+    node.boot.write(state)
+    assert place.read_bytes() == whole
+    # The copy is written first: power may go in between.
+    place.write_bytes(whole[:COPY_AT] + b"x" * 1024 + whole[COPY_AT + 1024 :])
+    assert node.boot.read() == state
+    both = whole[:GRUBENV_AT] + b"x" * 1024 + whole[GRUBENV_AT + 1024 :]
+    place.write_bytes(both[:COPY_AT] + b"x" * 1024 + both[COPY_AT + 1024 :])
+    assert node.boot.read() == BootState()
+
+
+def test_an_image_without_a_copy_works_as_it_did(node: FileNode) -> None:
+    (node.root / "esp").write_bytes(esp(copy=False))
+    state = BootState(order=("b", "a"))
+    node.boot.write(state)
+    assert node.boot.read() == state
+    (node.root / "esp").write_bytes(bytes(64 << 10))
+    with pytest.raises(UpdateError, match="is no FAT32"):
+        node.boot.read()
 
 
 def back_on_the_old_slot(node: FileNode) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tasks.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
 from tasks.disk.table import read_table
 from tasks.vm.machine import Machine
-from updater.grubenv import SIZE, SlotState
+from updater.grubenv import SIZE, BootState, SlotState, parse, render
 from updater.slot import parts
 
 pytestmark = pytest.mark.vm
@@ -113,19 +113,36 @@ def remove_grubenv(disk: Path) -> None:
 
 
 def test_a_damaged_boot_state_boots_the_default_order(disk_image: Path, tmp_path: Path) -> None:
-    """In which a slot that is erased is passed over."""
+    """In which a slot that is erased is passed over; but where there is a copy, that counts."""
     machine = Machine(disk_image, tmp_path / "machine", bios=True)
     offset = grubenv_offset(machine.disk)
+    copied = render(BootState(order=("b", "a")))
     with machine:
-        for data in (bytes(SIZE), random.Random(7).randbytes(SIZE), b""):
+        for copy, data in (
+            (copied, bytes(SIZE)),
+            (bytes(SIZE), random.Random(7).randbytes(SIZE)),
+            (bytes(SIZE), b""),
+        ):
             machine.power_cut()
             with machine.disk.open("r+b") as disk:
                 disk.seek(offset)
                 disk.write(data)
+                disk.seek(offset + SIZE)  # right behind it
+                disk.write(copy)
             if not data:
                 remove_grubenv(machine.disk)
             machine.start()
-            machine.wait_for_console(r"belay: booting slot a \(good\)")
+            if copy == copied:
+                machine.wait_for_console(r"belay: grubenv can't be read, its copy can")
+            machine.wait_for_console(
+                rf"belay: booting slot {'b' if copy == copied else 'a'} \(good\)"
+            )
+            if copy == copied:
+                machine.power_cut()
+                with machine.disk.open("rb") as disk:
+                    disk.seek(offset + SIZE)
+                    tries = parse(disk.read(SIZE)).slots["b"].tries
+                assert tries == 7, "it is counted in the copy"
         machine.power_cut()
         with machine.disk.open("r+b") as disk:
             disk.seek(read_table(disk)["slot-a"].offset)
@@ -145,7 +162,12 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
     with machine:
         machine.wait_for_console(r"belay: booting slot b \(rescue\)")
         machine.wait_for_login()
-        assert "slot a: bad, 0 tries left" in machine.succeed("belay status")
+        # As all is well in it, it is a rescue no more.
+        machine.wait_until_confirmed()
+        said = machine.succeed("belay status")
+        assert "slot a: bad, 0 tries left" in said and "slot b: good, 8 tries left" in said
+        assert "the next boot is of" not in said
         machine.power_cut()
+        write_boot_state(machine.disk, state._replace(last_good="b", rescues=3))
         machine.start()
         machine.wait_for_console(r"belay: three rescue boots were not answered")
