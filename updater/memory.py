@@ -228,7 +228,8 @@ class Memory:
         clock = int(self.clock())
         if floor <= clock <= floor + CLOCK_SPAN_S and self.clock_is_kept():
             return clock, clock + CLOCK_ERROR_S
-        return floor, floor + CLOCK_SPAN_S
+        # An image that is no release says nothing of the time.
+        return floor, floor + CLOCK_SPAN_S if floor else TIME_MAX
 
     def note(self, what: str, version: str, slot: str, reason: str = "") -> None:
         """Add to the history. Where that can't be, the work goes on."""

@@ -456,6 +456,16 @@ def test_a_clock_that_nobody_keeps_right_ends_no_updates(
         node.update(str(publisher.store.folder))
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_image_that_is_no_release_takes_what_is_signed_now(
+    kept: bool, publisher: Publisher, node: FileNode
+) -> None:
+    node.clock_is_kept = kept
+    node.change(system=node.node.system._replace(built=0))
+    publisher.publish("1.1.0")
+    node.update(str(publisher.store.folder))
+
+
 def test_a_thief_s_file_of_the_far_future_does_not_outlive_his_key(
     publisher: Publisher, node: FileNode
 ) -> None:
