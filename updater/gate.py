@@ -46,9 +46,8 @@ def gate(
     try:
         look_back(node, memory, say)
         _notice(node, memory)
-    except (
-        Exception
-    ) as error:  # whatever lies there: it is about the past, and the gate is about now
+    except Exception as error:
+        # Whatever lies there: it is about the past, and the gate is about now.
         say(f"what became of the boots before can't be told: {printable(repr(error))}")
     if node.mode not in (GOOD, TRIAL, RESCUE):
         whisper(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")

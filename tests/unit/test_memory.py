@@ -43,8 +43,8 @@ def nested(place: Path) -> None:
 
 
 def huge(place: Path) -> None:
-    with place.open("r+b") as file:
-        file.truncate(100 << 20)
+    with place.open("ab") as file:
+        file.write(b" " * (100 << 20))  # JSON all the same
 
 
 def folder(place: Path) -> None:
@@ -191,6 +191,11 @@ def test_a_file_in_the_place_of_the_folder_makes_room(node: FileNode) -> None:
     node.memory.keep_trust(TRUST)
     assert node.memory.volatile_files == [] and node.memory.trust() == TRUST
     assert (node.root / "data/damaged-belay").read_text() == "what is this?"
+
+
+def test_no_error_has_more_than_a_terminal_should_see() -> None:
+    said = str(UpdateError("\x1b[2J\x07 a \u202e word\n" + "x" * 5000))
+    assert said.startswith("?[2J? a ? word\nxxx") and said.endswith("x...") and len(said) == 2000
 
 
 def test_nobody_else_may_read_it(node: FileNode) -> None:
