@@ -385,7 +385,7 @@ def _updater(
         raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
     how: dict[str, Any] = {}
     if "://" in place:
-        how = {"limit": node.settings.rate, "access": node.access, "say": _whisper, "look": look}
+        how = {"access": node.access, "say": _whisper, "look": look}
     return Updater(node, open_source(place, **how), memory, _progress(options))
 
 

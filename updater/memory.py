@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from updater.errors import UpdateError, printable
 from updater.grubenv import BAD, SLOTS
 from updater.node import Node
+from updater.reading import REASON_MAX, TIME_MAX, checked, read_file, read_object
 
 RUN = "run/belay"
 LOST = "its reason was lost; the boot loader knows"
@@ -33,15 +34,12 @@ HISTORY_LINES = 500
 HISTORY_MAX = 4 << 20
 AGAIN_S = 3600  # before a release is tried again; four times as long each time
 UNREACHED_MAX = 5
-REASON_MAX = 4000  # characters
-TIME_MAX = 253_402_300_799  # the end of the year 9999
 CLOCK_ERROR_S = 2 * 86400  # the most that a server's clock may be ahead of one that is kept right
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
 ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{1,128}"')  # RFC 9110, 8.8.3; others are not kept
 CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # formats.NAME, which is slow to come
 KEY_ID = re.compile(r"[0-9A-F]{16}")
 ANY_KEY = ""
-Fields = TypeVar("Fields")
 
 
 class Trust(NamedTuple):
@@ -106,46 +104,6 @@ class Noted(NamedTuple):
 def headline(reason: str) -> str:
     """The first line of a reason: all of it is in `belay status`."""
     return reason.partition("\n")[0].rstrip(":")
-
-
-def read_file(path: Path, most: int) -> bytes:
-    """A file. Raises OSError; ValueError where it is none, or has more than `most` bytes."""
-    # A pipe that nobody writes to would be waited for.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is no file")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most} bytes")
-    return data
-
-
-def read_object(data: bytes) -> dict[str, Any]:
-    """A JSON object. Raises ValueError where it is none."""
-    try:
-        values = json.loads(data)
-    except RecursionError:
-        raise ValueError("its values are nested too deep") from None
-    if not isinstance(values, dict):
-        raise ValueError("it is no JSON object")
-    return values
-
-
-def checked(kind: Callable[..., Fields], values: Mapping[str, Any]) -> Fields | None:
-    """A NamedTuple of plain fields out of JSON; None where one of them makes no sense."""
-    kinds = kind.__annotations__
-    given = {name: values[name] for name in kinds if name in values}
-    for name, value in given.items():
-        if type(value) is not kinds[name]:
-            return None
-        if isinstance(value, str) and value != printable(value, REASON_MAX):
-            return None
-        if isinstance(value, int) and not 0 <= value <= TIME_MAX:
-            return None
-    try:
-        return kind(**given)
-    except TypeError:  # one is missing
-        return None
 
 
 class Memory:

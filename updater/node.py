@@ -115,6 +115,7 @@ class Node(NamedTuple):
             self.settings.no_proxy,
             authorities if authorities.exists() else None,
             token if token.exists() else None,
+            self.settings.rate,
         )
 
     @property

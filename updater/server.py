@@ -40,20 +40,21 @@ class Access(NamedTuple):
 
     `proxy` is the URL of one, `no_proxy` names hosts without one, as `localhost,.lan`.
     `authorities` is a file with certificates that are trusted too, `token` one with what the server
-    wants to see.
+    wants to see. `limit` is how many bytes a second are asked for at most; 0: all there are.
     """
 
     proxy: str = ""
     no_proxy: str = ""
     authorities: Path | None = None
     token: Path | None = None
+    limit: int = 0
 
 
 class Server:
     """Releases on a web server. The connection is kept for the next file.
 
-    `limit` is in bytes a second; `look` is called while the server is waited for, and may raise;
-    `say` is told what a person should know.
+    `look` is called while the server is waited for, and may raise; `say` is told what a person
+    should know.
     """
 
     remote = True
@@ -61,15 +62,14 @@ class Server:
     def __init__(
         self,
         url: str,
-        limit: int = 0,
-        sleep: Callable[[float], None] = time.sleep,
         access: Access | None = None,
+        sleep: Callable[[float], None] = time.sleep,
         look: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.name = url.rstrip("/")
         self._url = split_url(self.name)
-        self._limit, self._sleep, self._look, self._say = limit, sleep, look, say
+        self._sleep, self._look, self._say = sleep, look, say
         self._access = access or Access()
         # To which host a connection is kept.
         self._kept: tuple[tuple[str, ...], http.client.HTTPConnection, _Line] | None = None
@@ -214,7 +214,8 @@ class Server:
             while come < most and (data := response.read1(min(PIECE, most - come))):
                 come += len(data)
                 yield data
-                early = come / self._limit - (time.monotonic() - start) if self._limit else 0
+                limit = self._access.limit
+                early = come / limit - (time.monotonic() - start) if limit else 0
                 if early > 0:
                     self._sleep(early)
                     if self._kept:

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from updater.errors import Refused, UpdateError, printable
 from updater.grubenv import GOOD, TRIAL
 from updater.health import run_checks
-from updater.memory import REASON_MAX, Memory, RejectedSite, checked, read_file, read_object
+from updater.memory import Memory, RejectedSite
 from updater.node import Node
 from updater.process import run_within
+from updater.reading import REASON_MAX, checked, read_file, read_object
 
 if TYPE_CHECKING:
     from updater.update import Updater

@@ -37,8 +37,9 @@ from updater.formats import (
     version_key,
 )
 from updater.grubenv import BAD, GOOD, TRIAL
-from updater.memory import TIME_MAX, Memory, Tried
+from updater.memory import Memory, Tried
 from updater.node import Node
+from updater.reading import TIME_MAX
 from updater.signature import PublicKey
 from updater.source import Source
 

@@ -22,6 +22,7 @@ from updater.errors import Refused, Unreachable, UpdateError
 from updater.formats import Blob, Chunk
 from updater.grubenv import BAD, GOOD, TRIAL, BootState, SlotState
 from updater.memory import Trust
+from updater.server import Access
 from updater.source import open_source
 
 
@@ -581,7 +582,7 @@ def test_a_limit_slows_a_download(publisher: Publisher) -> None:
     publisher.publish("1.1.0")
     waits: list[float] = []
     with served(publisher.store.folder) as (url, _):
-        open_source(url, limit=100, sleep=waits.append).get("channels/stable", 10000)
+        open_source(url, access=Access(limit=100), sleep=waits.append).get("channels/stable", 10000)
     size = (publisher.store.folder / "channels/stable").stat().st_size
     assert waits and waits[-1] == pytest.approx(size / 100, rel=0.2)
 
