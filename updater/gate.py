@@ -137,9 +137,10 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
         return
     slot = state.slots[tried.slot]
     if slot.state == TRIAL and tried.boot not in ("", node.boot_id):
-        node.boot.write(state.with_slot(tried.slot, BAD)._replace(order=(node.slot, tried.slot)))
         say(f"release {tried.version} in slot {tried.slot} is rejected: {NOT_TRIED}")
+        # First, as the node may be unable to write the state, too.
         _note_rejected(memory, tried.version, tried.slot, NOT_TRIED)
+        node.boot.write(state.with_slot(tried.slot, BAD)._replace(order=(node.slot, tried.slot)))
         return
     # The loader says so, or the last step of its installation was done: else it was cut off before.
     if slot.state != BAD or not (state.why == "panic" or state.tried == tried.version):

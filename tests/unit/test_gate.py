@@ -263,6 +263,22 @@ def test_a_slot_that_the_loader_passes_over_is_rejected_once(node: FileNode) -> 
     assert [event.what for event in node.memory.history()] == ["rejected"]
 
 
+def test_a_slot_passed_over_is_rejected_where_the_node_can_t_write_either(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UpdateError("the disk did not keep the boot state")
+
+    node.change(mode=GOOD)
+    node.boot.write(BootState(order=("b", "a"), tried="1.1.0").with_slot("b", TRIAL))
+    node.memory.keep_tried(Tried("1.1.0", "b", boot="an-earlier-boot"))
+    monkeypatch.setattr(type(node.boot), "write", fail)
+    with pytest.raises(UpdateError, match="did not keep"):  # nor can the slot be confirmed
+        run(node)
+    tried = node.memory.tried()
+    assert tried and tried.rejected == gate.NOT_TRIED
+
+
 def test_a_panic_is_told(node: FileNode) -> None:
     back_on_the_old_slot(node)
     pstore = node.root / "sys/fs/pstore"
