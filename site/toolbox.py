@@ -59,7 +59,7 @@ class Toolbox:
 
         path = f"secrets/{self.node}/{name}.age"
         try:
-            key = _read(self.root + AGE_KEY).decode()
+            key = _read(self.root + AGE_KEY).decode(errors="replace")
             return decrypt(_read(f"{self.site}/{path}"), key)
         except FileNotFoundError as error:
             raise Failed(f"secret {name}: there is no {error.filename}") from None

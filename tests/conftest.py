@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tasks.core.config import load_config
-from tasks.core.paths import BUILD
+from tasks.core.paths import BUILD, PROJECT
 from tasks.disk.layout import Layout, layout
 from tasks.vm.hardware import PROGRAM, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
@@ -121,6 +123,16 @@ def in_container(tmp_path: Path, artefacts: Path) -> InContainer:
         return engine.run(job, tmp_path / "look.log")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def age() -> ModuleType:
+    """The module of the site that decrypts secrets."""
+    spec = importlib.util.spec_from_file_location("age", PROJECT / "site/age.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

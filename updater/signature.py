@@ -45,7 +45,7 @@ def verify(data: bytes, signature: bytes, keys: Iterable[PublicKey], name: str) 
     """Raise Refused unless `signature` is of `data` and by one of `keys`; return that key's id."""
     import hashlib  # which brings OpenSSL along
 
-    from updater.ed25519 import verify as ed25519_verify
+    from updater.libcrypto import ed25519_verify
 
     lines = signature.split(b"\n")
     if len(lines) != LINES + 1 or lines[-1] != b"":

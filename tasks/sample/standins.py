@@ -36,11 +36,15 @@ alias 850// IBM850//
 
 @dataclass(frozen=True)
 class StandIn:
-    """Which files of which Debian packages make an Alpine package; a folder means all in it."""
+    """Which files of which Debian packages make an Alpine package; a folder means all in it.
+
+    With `folder` they are libraries for Alpine's own programs, and go there.
+    """
 
     name: str
     debian: str
     paths: tuple[str, ...]
+    folder: str = ""
 
 
 STAND_INS = (
@@ -53,6 +57,8 @@ STAND_INS = (
     StandIn("grub-efi", "grub-efi-amd64-bin", ("usr/lib/grub/x86_64-efi",)),
     StandIn("grub-bios", "grub-pc-bin", ("usr/lib/grub/i386-pc",)),
     StandIn("zstd", "zstd", ("usr/bin/zstd",)),
+    # It needs libc.so.6 alone, a name that musl's loader takes for musl itself.
+    StandIn("libffi", "libffi8", ("usr/lib/x86_64-linux-gnu/libffi.so.8",), "usr/lib"),
 )
 
 # What apk is made of; its static build is a stand-in too, so that a machine without any apk
@@ -91,6 +97,9 @@ def debian_tools(scratch: Path) -> list[Draft]:
         entries = []
         for path in _files(tree, tool.paths):
             entry_path = path.relative_to(tree).as_posix()
+            if tool.folder:
+                entries.append(Entry(f"{tool.folder}/{path.name}", 0o644, path.read_bytes()))
+                continue
             if path.is_symlink():
                 entries.append(Entry(entry_path, 0o777, target=str(path.readlink())))
                 continue
@@ -103,7 +112,8 @@ def debian_tools(scratch: Path) -> list[Draft]:
                 )
             entries.append(Entry(entry_path, mode, path.read_bytes()))
         version, about = versions[tool.debian], f"{tool.debian} of Debian"
-        drafts.append(stand_in(tool.name, version, about, entries, depends="belay-glibc"))
+        depends = "" if tool.folder else "belay-glibc"
+        drafts.append(stand_in(tool.name, version, about, entries, depends))
 
     libraries[LOADER] = _library(tree, LOADER)
     # Opened by the C library itself, so no executable names it.

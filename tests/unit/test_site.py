@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from pyrage import x25519
 
 from tasks.core.errors import UserError
+from tasks.core.paths import PROJECT
 from tasks.releases.site import FOLDER, build_site
 from tests.publisher import needs_filters
 from updater.errors import Refused
@@ -167,8 +169,9 @@ for name in {list(cases)!r}:
         print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-B", "-c", script], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-B", "-c", script],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
     well, others, after_change, cut = done.stdout.splitlines()
     assert well == text.hex(), done.stderr
     assert others == "it is encrypted for another node"
