@@ -393,3 +393,18 @@ def test_write_errors_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_the_window(window: str, hour: int, inside: bool) -> None:
     assert _in_window(window, hour) is inside
+
+
+def test_a_look_at_the_state_loads_nothing_heavy(root: Path) -> None:
+    """What each start loads is felt on a small machine; the rest comes when it is used."""
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from updater.__main__ import main
+code = main(["--root", sys.argv[2], "status"])
+heavy = {"ctypes", "hashlib", "http.client", "socket", "ssl", "tarfile", "urllib.request"}
+print(code, sorted(heavy & sys.modules.keys()))
+"""
+    words = [sys.executable, "-I", "-S", "-c", script, str(PROJECT), str(root)]
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "0 []"
