@@ -22,7 +22,7 @@ from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 from tests.offer import Offer
 from tests.programs import program
-from tests.project import Project, Published, nginx
+from tests.project import Nginx, Project, Published
 
 InContainer = Callable[..., str]
 
@@ -150,13 +150,13 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     """1.0.0 on Alpine 3.23.5, of which there is a disk; 1.1.0 on 3.23.6, in channel stable."""
     folder = tmp_path_factory.mktemp("updates")
     project = Project(folder, free_port())
-    with nginx(project.www, project.port, folder / "nginx") as log:
+    with Nginx(project.www, project.port, folder / "nginx") as server:
         slots = {"1.0.0": project.release("1.0.0", BELAY_ALPINE_RELEASE="3.23.5")}
         disk = folder / "first.img"
         shutil.copy((project.build / "disk.img").resolve(), disk)
         slots["1.1.0"] = project.release("1.1.0")
         project.upload("--channel", "stable")
-        yield Published(project, disk, slots, log)
+        yield Published(project, disk, slots, server)
 
 
 @pytest.fixture

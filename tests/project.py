@@ -8,8 +8,6 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,35 +140,47 @@ http {{
 """
 
 
-@contextmanager
-def nginx(root: Path, port: int, folder: Path) -> Iterator[Path]:
-    """Debian's nginx, serving `root`; its access log."""
-    server = program("nginx")
-    folder.mkdir(parents=True)
-    root.mkdir(parents=True, exist_ok=True)
-    config = folder / "nginx.conf"
-    user = "user root;\n" if os.getuid() == 0 else ""
-    config.write_text(user + NGINX.format(folder=folder, root=root, port=port))
-    process = subprocess.Popen(
-        [server, "-c", config, "-p", folder, "-e", folder / "error.log"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for_port(port, process)
-        yield folder / "access.log"
-    finally:
-        process.terminate()
-        process.wait(60)
+class Nginx:
+    """Debian's nginx, serving `root` while the block runs; `log` is its access log."""
+
+    def __init__(self, root: Path, port: int, folder: Path) -> None:
+        self.port, self.folder, self.log = port, folder, folder / "access.log"
+        folder.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
+        user = "user root;\n" if os.getuid() == 0 else ""
+        text = user + NGINX.format(folder=folder, root=root, port=port)
+        (folder / "nginx.conf").write_text(text)
+
+    def __enter__(self) -> Nginx:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, from when this returns on."""
+        words = ("-c", self.folder / "nginx.conf", "-p", self.folder, "-e", self.folder / "errors")
+        self._process = subprocess.Popen(
+            [program("nginx"), *words],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for_port(self.port, self._process)
+
+    def stop(self) -> None:
+        """Be away: who asks is turned down."""
+        self._process.terminate()
+        self._process.wait(60)
 
 
 @dataclass
 class Published:
-    """Releases on a web server: the disk image of the first, slot images by version, the log."""
+    """Releases on a web server: the disk image of the first, slot images by version."""
 
     project: Project
     first_disk: Path
     slots: dict[str, Path]
-    log: Path
+    server: Nginx
 
     def packed(self, version: str) -> int:
         """The bytes of all chunks of a release."""
@@ -180,5 +190,5 @@ class Published:
 
     def fetched(self, before: int = 0) -> list[int]:
         """The bytes of each answer with chunks, from line `before` of the log on."""
-        lines = self.log.read_text().splitlines()[before:]
+        lines = self.server.log.read_text().splitlines()[before:]
         return [int(line.split()[9]) for line in lines if "/blobs/" in line]

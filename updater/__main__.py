@@ -121,6 +121,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "rejected": rejected,
         "again_in": tried.again_in(memory.clock()) if tried else None,
         "health": memory.volatile("health"),
+        "rescue": memory.volatile("rescue").get("what"),
         "asked": memory.volatile("asked"),
         "name": node.name,
         "site": its.applied(),
@@ -142,6 +143,8 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
     # A trial ends when the slot is confirmed, and the boot goes on.
     how = state.slots[node.slot].state if node.mode == TRIAL else node.mode
     yield f"{system.os} {system.version} ({system.arch}) runs in slot {node.slot} ({how})"
+    if rescue := result["rescue"]:
+        yield f"this boot is a rescue: {rescue}"
     for name, slot in state.slots.items():
         yield f"slot {name}: {slot.state}, {slot.tries} tries left"
     if (then := result["boots_next"]) != node.slot:

@@ -23,6 +23,10 @@ NOT_TRIED = (
     "the boot loader did not try its slot: it can't write its state, the slot holds no kernel, or "
     "another boot loader or disk comes first"
 )
+RESCUED = (
+    "no slot had a try left: their boots hung, panicked or lost power before the health checks "
+    "were through, or they were rejected"
+)
 WITHOUT_TRACE = "it hung or lost power in each of its tries, and left no trace"
 Say = Callable[[str], None]
 
@@ -131,6 +135,11 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             memory.write("panic", panic.encode())
         except UpdateError as error:
             say(str(error))
+    if node.mode == RESCUE:
+        reason = f"{RESCUED}; the last one left:\n{panic}" if panic else RESCUED
+        say(f"this boot of slot {node.slot} is a rescue: {reason}")
+        memory.note_volatile("rescue", reason)
+        memory.note("rescue", node.system.version, node.slot, reason)
     state = node.boot.read()
     tried = memory.tried() or Tried(state.tried or "of a version that is not known", node.other)
     if tried.rejected or tried.slot == node.slot or node.mode == "once":
@@ -190,15 +199,15 @@ def _without_head(path: Path) -> str:
 
 
 def _notice(node: Node, memory: Memory) -> None:
-    """Leave for those who log in why a release was given up, if one was."""
-    tried = memory.tried()
+    """Leave for those who log in why a release was rejected, and why this boot is a rescue."""
+    tried, rescue = memory.tried(), memory.volatile("rescue")
     path = node.root / NOTICE
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = (
-        f"belay: release {tried.version} was rejected: {headline(tried.rejected)}\n"
-        if tried and tried.rejected
-        else ""
-    )
+    text = ""
+    if tried and tried.rejected:
+        text += f"belay: release {tried.version} was rejected: {headline(tried.rejected)}\n"
+    if rescue:
+        text += f"belay: this boot is a rescue: {headline(rescue['what'])}\n"
     path.write_text(text)
 
 

@@ -79,6 +79,7 @@ class Hardware:
     extra: Sequence[str] = field(default_factory=tuple)
     write_log: Path | None = None  # a file in which every write to the disk is kept, in order
     watchdog: bool = False
+    read_only: bool = False  # the disk takes no writes
     netboot: str = ""  # the URL of an iPXE script; the disk is then only there
     ssh_port: int = 0  # of this machine, which leads to SSH of that one; 0: a free one
 
@@ -111,7 +112,8 @@ class Hardware:
 
     def _disk(self) -> list[str]:
         if not self.write_log:
-            return ["-drive", f"if=virtio,format=raw,cache=writeback,file={_escaped(self.disk)}"]
+            kind = f"if=virtio,format=raw,readonly={'on' if self.read_only else 'off'}"
+            return ["-drive", f"{kind},cache=writeback,file={_escaped(self.disk)}"]
         goes_on = self.write_log.exists()
         if not goes_on:
             with self.write_log.open("wb") as log:

@@ -174,6 +174,10 @@ def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode)
     assert not well and not reboots
     assert node.boot.read().slots["a"].state == BAD, "what is unwell is not made good"
     assert (node.root / "run/belay/confirmed").exists(), "but it may be mended"
+    noted = node.memory.history()[0]
+    assert (noted.what, noted.slot) == ("rescue", "a") and "no slot had a try" in noted.reason
+    notice = (node.root / "run/belay/notice").read_text()
+    assert "belay: this boot is a rescue: no slot had a try left" in notice
     check(node, "10-broken", "exit 0")
     well, said, _ = run(node)
     assert well and "slot a is good: belay 1.0.0" in said

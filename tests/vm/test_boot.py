@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,9 +166,22 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         # As all is well in it, it is a rescue no more.
         machine.wait_until_confirmed()
         said = machine.succeed("belay status")
+        assert "this boot is a rescue: no slot had a try left: their boots hung" in said
         assert "slot a: bad, 0 tries left" in said and "slot b: good, 8 tries left" in said
         assert "the next boot is of" not in said
         machine.power_cut()
         write_boot_state(machine.disk, state._replace(last_good="b", rescues=3))
         machine.start()
         machine.wait_for_console(r"belay: three rescue boots were not answered")
+
+        # Where the loader can't count, a slot on trial is not tried, and a good one boots.
+        machine.power_cut()
+        state = BootState(order=("b", "a")).with_slot("b", "trial")
+        write_boot_state(machine.disk, state)
+        machine.hardware = replace(machine.hardware, read_only=True)
+        machine.start()
+        machine.wait_for_console(r"belay: grubenv can't be written: slot b is not tried")
+        machine.wait_for_console(r"belay: grubenv can't be written\r")
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.wait_for_login()
+        assert read_boot_state(machine.disk) == state

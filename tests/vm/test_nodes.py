@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.config import load_config
+from tasks.disk.boot_state import read_boot_state, write_boot_state
 from tasks.disk.layout import SECTOR
 from tasks.disk.table import read_table
 from tasks.vm.hardware import free_port
@@ -21,6 +22,7 @@ from tests.apkovl import archive, entry
 from tests.conftest import InContainer
 from tests.project import Project
 from tests.write_log import writes
+from updater.grubenv import BAD
 
 pytestmark = pytest.mark.vm(minutes=2)
 
@@ -143,6 +145,25 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert node.succeed("df -m /data | tail -n 1").split()[1] == total
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
+        power_that_comes_and_goes_ends_in_a_rescue(node)
+
+
+def power_that_comes_and_goes_ends_in_a_rescue(node: Ssh) -> None:
+    """Which can be reached as ever, says why, and is a rescue no more as all is well in it."""
+    machine = node.machine
+    machine.power_cut()
+    write_boot_state(machine.disk, read_boot_state(machine.disk).with_slot("b", BAD))
+    for _ in range(8):
+        machine.start()
+        machine.wait_for_console(r"belay: booting slot a \(good\)")
+        machine.power_cut()
+    machine.start()
+    machine.wait_for_console(r"belay: booting slot a \(rescue\)")
+    node.wait_until_confirmed()
+    said = node.succeed("belay status")
+    assert "this boot is a rescue: no slot had a try left: their boots hung" in said
+    assert "slot a: good, 8 tries left" in said
+    assert "rescue" in node.succeed("belay history")
 
 
 def its_files_are_written_from_afar(project: Project, node: Ssh) -> None:

@@ -18,7 +18,7 @@ from tasks.core.paths import PROJECT
 from tasks.disk.boot_state import read_boot_state, write_boot_state
 from tasks.vm.hardware import free_port
 from tasks.vm.machine import Machine
-from tests.project import Project, nginx
+from tests.project import Nginx, Project
 
 pytestmark = pytest.mark.vm(minutes=5)
 
@@ -35,7 +35,7 @@ def project(artefacts: Path, tmp_path: Path) -> Iterator[Project]:
     """A clone whose server has the example site, and whose nodes want a network."""
     project = Project(tmp_path, free_port())
     project.env |= {"BELAY_UPDATE_SITE": "true", "BELAY_UPDATE_NETWORK": "true"}
-    with nginx(project.www, project.port, tmp_path / "nginx"):
+    with Nginx(project.www, project.port, tmp_path / "nginx"):
         project.inv("site.publish", "--channel", "stable")
         project.inv("image")
         yield project

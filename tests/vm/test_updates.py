@@ -66,16 +66,21 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
         machine.wait_until_confirmed()
-        before = len(published.log.read_text().splitlines())
+        before = len(published.server.log.read_text().splitlines())
         machine.type("belay update\n")
         machine.wait_until(lambda: is_on_trial(machine.disk, "b"), UPDATE_TIMEOUT_S)
         machine.power_cut()
         assert sum(published.fetched(before)) < published.packed("1.1.0") / 2, "it went on"
         assert holds(machine.disk, "b", image)
 
+        published.server.stop()
         machine.start()
         machine.wait_for_console(r"belay: booting slot b \(trial\)")
         machine.wait_for_login()
+        # It has asked for the channel, and asks again in a while.
+        machine.succeed("until pgrep -f '[s]leep 5$'; do sleep 1; done")
+        machine.fail("test -e /run/belay/confirmed")
+        published.server.start()
         assert machine.succeed("uname -r") == "6.18.56-0-virt\n"
         machine.wait_until_confirmed()
         state = read_boot_state(machine.disk)
