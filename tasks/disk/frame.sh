@@ -38,7 +38,7 @@ number_at() {
 }
 
 # GRUB. Few file systems: what it can't read can't be used against it.
-modules="part_gpt fat squash4 normal configfile linux loadenv regexp test echo true serial terminal
+modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook test echo true serial terminal
 	reboot sleep search minicmd gzio"
 # shellcheck disable=SC2086 # words
 grub-mkimage -O x86_64-efi -p /EFI/BOOT -o /tmp/BOOTX64.EFI $modules efi_gop all_video

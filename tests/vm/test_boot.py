@@ -113,16 +113,16 @@ def remove_grubenv(disk: Path) -> None:
         file.write(b"\xe5")
 
 
-def test_a_damaged_boot_state_boots_the_default_order(disk_image: Path, tmp_path: Path) -> None:
-    """In which a slot that is erased is passed over; but where there is a copy, that counts."""
+def test_a_damaged_boot_state_ends_in_a_slot_that_boots(disk_image: Path, tmp_path: Path) -> None:
+    """A copy counts; else the clock says which slot comes first, and one that is erased doesn't."""
     machine = Machine(disk_image, tmp_path / "machine", bios=True)
     offset = grubenv_offset(machine.disk)
     copied = render(BootState(order=("b", "a")))
     with machine:
-        for copy, data in (
-            (copied, bytes(SIZE)),
-            (bytes(SIZE), random.Random(7).randbytes(SIZE)),
-            (bytes(SIZE), b""),
+        for copy, data, minute, slot in (
+            (copied, bytes(SIZE), 0, "b"),
+            (bytes(SIZE), random.Random(7).randbytes(SIZE), 30, "a"),
+            (bytes(SIZE), b"", 31, "b"),
         ):
             machine.power_cut()
             with machine.disk.open("r+b") as disk:
@@ -132,12 +132,12 @@ def test_a_damaged_boot_state_boots_the_default_order(disk_image: Path, tmp_path
                 disk.write(copy)
             if not data:
                 remove_grubenv(machine.disk)
+            clock = ("-rtc", f"base=2026-11-01T12:{minute:02}:00")
+            machine.hardware = replace(machine.hardware, extra=clock)
             machine.start()
             if copy == copied:
                 machine.wait_for_console(r"belay: grubenv can't be read, its copy can")
-            machine.wait_for_console(
-                rf"belay: booting slot {'b' if copy == copied else 'a'} \(good\)"
-            )
+            machine.wait_for_console(rf"belay: booting slot {slot} \(good\)")
             if copy == copied:
                 machine.power_cut()
                 with machine.disk.open("rb") as disk:
@@ -148,6 +148,7 @@ def test_a_damaged_boot_state_boots_the_default_order(disk_image: Path, tmp_path
         with machine.disk.open("r+b") as disk:
             disk.seek(read_table(disk)["slot-a"].offset)
             disk.write(bytes(1 << 20))
+        machine.hardware = replace(machine.hardware, extra=("-rtc", "base=2026-11-01T12:44:00"))
         machine.start()
         machine.wait_for_console(r"belay: slot a holds no kernel")
         machine.wait_for_console(r"belay: booting slot b \(good\)")
