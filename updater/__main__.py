@@ -386,10 +386,17 @@ def _updater(
     if not place:
         more = "" if options.run is site else ", or give --from"
         raise UpdateError(f"no server is set; set url in [update] of image.toml{more}")
+
+    def sleep(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            look()
+            time.sleep(min(left, 1))
+
     how: dict[str, Any] = {}
     if "://" in place:
-        how = {"access": node.access, "say": _whisper, "look": look}
-    return Updater(node, open_source(place, **how), memory, _progress(options))
+        how = {"access": node.access, "say": _whisper, "look": look, "sleep": sleep}
+    return Updater(node, open_source(place, **how), memory, _progress(options), sleep)
 
 
 def _progress(options: argparse.Namespace) -> Any:

@@ -317,6 +317,45 @@ def test_own_files_that_are_cut_off_are_no_volume(
     assert [state[510:512] for state in states] == [b"\0\0", b"\0\0", b"\x55\xaa"]
 
 
+def test_who_pauses_holds_nobody(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a limit, or until a server that failed is asked again: both take minutes."""
+    publisher.publish("1.1.0")
+    begun = threading.Event()
+
+    def fail(request: http.server.BaseHTTPRequestHandler) -> bool:
+        if "/blobs/" not in request.path:
+            return False
+        begun.set()
+        request.send_error(503)
+        return True
+
+    def begin(_: http.server.BaseHTTPRequestHandler) -> bool:
+        begun.set()
+        return False
+
+    for rate, trouble in ((0, fail), (2000, begin)):
+        begun.clear()
+        with served(publisher.store.folder, trouble) as (url, _):
+            own = json.dumps({"url": url, "rate": rate})
+            (root / "run/belay/node/settings.json").write_text(own)
+            words = [sys.executable, "-m", "updater", "--root", str(root), "update"]
+            process = subprocess.Popen(words, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+            try:
+                assert begun.wait(60)
+                time.sleep(
+                    3
+                )  # the third pause is of eight seconds, that of the rate of half a minute
+                start = time.monotonic()
+                assert answer(capsys, root, "confirm") == (0, {"slot": "a"})
+                assert time.monotonic() - start < 4
+                _, said = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert process.returncode == 75 and "another belay has its turn first" in said
+
+
 @pytest.mark.parametrize("command", ["update", "pull", "site"])
 def test_who_waits_for_a_server_holds_nobody(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str], command: str
