@@ -146,6 +146,26 @@ def test_a_system_is_fetched(boot: Callable[..., str]) -> None:
     assert PLAIN in said and "exit" not in said
 
 
+def test_the_watchdog_is_fed_while_bytes_come(boot: Callable[..., str]) -> None:
+    """A slow line is no hang; a line from which nothing comes any more is one."""
+    count = "; trap 'echo fed $(wc -l <dev/watchdog)' EXIT"
+    ready = "touch dev/watchdog; export NET_TIMEOUT_S=3; "
+    page = "dd if=/srv/in/slot bs=4096 count=1 2>/dev/null skip="
+    slow = served(body=f"for at in 0 1 2 3; do {page}$at; sleep 1; done")
+    said = boot(NETBOOT, ready + slow.strip() + count)
+    assert PLAIN in said and "exit" not in said
+    assert int(said.split("fed ")[1]) >= 9, said
+
+
+def test_the_watchdog_is_not_fed_while_nothing_comes(boot: Callable[..., str]) -> None:
+    count = "; trap 'echo fed $(wc -l <dev/watchdog)' EXIT"
+    ready = "touch dev/watchdog; export NET_TIMEOUT_S=3; "
+    stalled = served(body="head -c 4096 /srv/in/slot; sleep 20")
+    said = boot(NETBOOT, ready + stalled.strip() + count)
+    assert "slot.img can't be fetched" in said
+    assert int(said.split("fed ")[1]) <= 4, said
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
