@@ -102,7 +102,8 @@ class FileNode:
 
     def __init__(self, folder: Path, esp: bytes, keys: list[PublicKey]) -> None:
         self.root = folder
-        folder.mkdir(parents=True)
+        (folder / "proc").mkdir(parents=True)
+        (folder / "proc/mounts").write_text("/dev/sda6 /data ext4 rw 0 0\n")
         self.slots = {name: folder / f"slot-{name}" for name in ("a", "b")}
         for name, path in self.slots.items():
             path.write_bytes(slot_bytes(f"old {name}").ljust(SLOT_SIZE, b"\0"))

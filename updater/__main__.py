@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what only some commands need is imported there: a small mac
 LOCK, WAITING = "run/belay/lock", "run/belay/waiting"
 PATIENCE_S, FOR_EVER = 60.0, float("inf")
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
+SOFTWARE = "Software Watchdog"  # as the kernel calls softdog
 UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
 
 
@@ -126,6 +127,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "name": node.name,
         "site": its.applied(),
         "site_rejected": its.rejected(),
+        "watchdog": node.watchdog,
         "warnings": [*node.warnings, *about_data],
     }
     if not options.json:
@@ -151,6 +153,11 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield f"the next boot is of slot {then}" if then else "no slot is bootable: rescue is next"
     if health := result["health"]:
         yield f"{health['what']} ({health['ago']})"
+    if dog := result["watchdog"]:
+        but = "; but not where the kernel itself hangs" if dog["name"] == SOFTWARE else ""
+        yield f"watchdog {dog['name']}: a hang ends in a reset after {dog['timeout_s']} s{but}"
+    else:
+        yield "no watchdog: where the kernel hangs, somebody has to switch this machine off and on"
     if node.name:
         yield f"node {node.name}"
     if done := result["site"]:

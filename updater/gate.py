@@ -18,6 +18,7 @@ RESCUE = "rescue"
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
+DATA_LOST = "run/belay/data-lost"  # by the service belay-data
 NOTICE = "run/belay/notice"  # is shown at login
 NOT_TRIED = (
     "the boot loader did not try its slot: it can't write its state, the slot holds no kernel, or "
@@ -64,18 +65,35 @@ def gate(
             say(str(result))
             memory.note_volatile("health", f"unhealthy: {headline(str(result))}")
             if node.mode == TRIAL:
-                reject(node, memory, str(result), say, result.unreached)
+                try:
+                    reject(node, memory, str(result), say, result.unreached)
+                except UpdateError as error:
+                    say(str(error))  # the loader counts the tries that are left
                 reboot()
                 return False
             memory.note("unhealthy", node.system.version, node.slot, str(result))
             if node.mode == RESCUE:
                 _mark_confirmed(node)  # of this boot: an update may mend it
             else:
-                confirm(node, memory, say)
+                _confirm_this_boot(node, memory, say)
             return False
     memory.note_volatile("health", "healthy: all checks passed")
-    confirm(node, memory, whisper if node.mode == GOOD else say)
+    _confirm_this_boot(node, memory, whisper if node.mode == GOOD else say)
     return True
+
+
+def _confirm_this_boot(node: Node, memory: Memory, say: Say) -> None:
+    """Confirm the slot; where that can't be kept, this boot all the same.
+
+    Else the watchdog would end a healthy node again and again, for a disk that takes no writes.
+    """
+    try:
+        confirm(node, memory, say)
+    except UpdateError as error:
+        text = f"that slot {node.slot} is good can't be kept: {error}"
+        say(text)
+        node.warn(text)
+        _mark_confirmed(node)
 
 
 def confirm(node: Node, memory: Memory, say: Say) -> None:
@@ -135,6 +153,10 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             memory.write("panic", panic.encode())
         except UpdateError as error:
             say(str(error))
+    lost = node.root / DATA_LOST
+    if lost.exists():
+        memory.note("data", node.system.version, node.slot, lost.read_text().strip())
+        lost.unlink()
     if node.mode == RESCUE:
         reason = f"{RESCUED}; the last one left:\n{panic}" if panic else RESCUED
         say(f"this boot of slot {node.slot} is a rescue: {reason}")

@@ -41,6 +41,7 @@ class BootState(NamedTuple):
     rescues: int = 0  # rescue boots since the last good one
     why: str = "none"  # why a slot was given up: none, gate, deadline, panic
     tried: str = ""  # the version that was installed last, should `data` not know it
+    data: str = ""  # "lost" where that was installed without /data
 
     def with_slot(self, slot: str, state: str) -> "BootState":
         """The same with `slot` in another state, and the tries that go with it."""
@@ -70,6 +71,7 @@ def render(state: BootState) -> bytes:
         "rescues": str(state.rescues),
         "why": state.why,
         "tried": state.tried,
+        "data": state.data,
     }
     text = HEADER + "".join(f"{name}={value}\n" for name, value in variables.items())
     if len(text) > FIRST_SECTOR:
@@ -108,6 +110,7 @@ def parse(data: bytes) -> BootState:
         rescues=int(one_of("rescues", rescues, "0", rescues[-1])),
         why=one_of("why", ("none", "gate", "deadline", "panic"), "none", "none"),
         tried=tried if WORD.fullmatch(tried) else "",
+        data=one_of("data", ("lost",), "", ""),
     )
 
 

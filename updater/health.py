@@ -7,10 +7,11 @@ Each says by its exit code whether the system is healthy: 0 yes, 77 can't be tol
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from updater.errors import printable
+from updater.errors import UpdateError, printable
 from updater.node import ETC, Node
 from updater.process import run_within
 
@@ -62,6 +63,8 @@ def _run(path: Path, node: Node, deadline: float) -> Result:
     seconds = max(1.0, deadline - time.monotonic())
     network = "1" if node.settings.network else ""
     env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": network}
+    with suppress(UpdateError):
+        env["BELAY_DATA"] = node.boot.read().data
     env["BELAY_LEFT_S"] = str(int(seconds))
     try:
         code, output = run_within(seconds, [path], env)

@@ -1,6 +1,7 @@
 """What this node is: which slot runs, where its disk and its files are, what it was told."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
 WARNINGS = "run/belay/warnings"
+WATCHDOG = "run/belay/watchdog"  # by usr/lib/belay/watchdog, which feeds it
 DATA = "data"
 DATA_FOLDER = "belay"
 
@@ -119,9 +121,32 @@ class Node(NamedTuple):
         )
 
     @property
+    def has_data(self) -> bool:
+        """Whether /data is a file system of its own, which outlives a boot."""
+        return " /data " in _text(self.root / "proc/mounts")
+
+    @property
     def warnings(self) -> list[str]:
-        """What this boot found wrong with the node's own files."""
+        """What this boot found wrong with the node's own files, its data, or its disk."""
         return _text(self.root / WARNINGS).splitlines()
+
+    def warn(self, text: str) -> None:
+        """Add a warning, once for each boot. Where that can't be, the work goes on."""
+        if text in self.warnings:
+            return
+        with suppress(OSError):
+            (self.root / WARNINGS).parent.mkdir(parents=True, exist_ok=True)
+            with (self.root / WARNINGS).open("a") as file:
+                file.write(f"{text}\n")
+
+    @property
+    def watchdog(self) -> dict[str, Any] | None:
+        """The watchdog's `name`, and after how long it resets (`timeout_s`); None where none is."""
+        try:
+            name, timeout = (self.root / WATCHDOG).read_text().splitlines()
+            return {"name": name, "timeout_s": int(timeout)}
+        except (OSError, ValueError):
+            return None
 
 
 def find_node(root: Path = Path("/")) -> Node:

@@ -226,7 +226,9 @@ class Updater:
             tried = Tried(manifest.version, slot, reached=self.source.remote, unreached=count)
             self.memory.keep_tried(tried._replace(boot=node.boot_id))
             state = node.boot.read().with_slot(slot, TRIAL)
-            node.boot.write(state._replace(order=(slot, node.slot), tried=manifest.version))
+            lost = "" if node.has_data else "lost"  # then it says nothing of the release
+            order = (slot, node.slot)
+            node.boot.write(state._replace(order=order, tried=manifest.version, data=lost))
         self.memory.note("update", manifest.version, slot)
 
     def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:

@@ -96,6 +96,30 @@ def test_an_update_by_command(
     assert "update     1.1.0 in slot b" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("noted", "told"),
+    [
+        ("iTCO_wdt\n30\n", "watchdog iTCO_wdt: a hang ends in a reset after 30 s\n"),
+        (
+            "Software Watchdog\n60\n",
+            "a hang ends in a reset after 60 s; but not where the kernel itself hangs\n",
+        ),
+        ("", "no watchdog: where the kernel hangs, somebody has to switch this machine off and on"),
+    ],
+)
+def test_what_a_hang_would_do_is_told(
+    root: Path, capsys: pytest.CaptureFixture[str], noted: str, told: str
+) -> None:
+    (root / "run/belay/watchdog").write_text(noted)
+    assert main(["--root", str(root), "status"]) == 0
+    assert told in capsys.readouterr().out
+    name = noted.partition("\n")[0]
+    _, status = answer(capsys, root, "status")
+    assert status["watchdog"] == (
+        {"name": name, "timeout_s": int(noted.split("\n")[1])} if noted else None
+    )
+
+
 def test_what_was_left_is_not_tried_again_by_itself(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:

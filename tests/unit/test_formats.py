@@ -21,6 +21,7 @@ BOOT_STATES = st.builds(
     last_good=st.sampled_from("ab"),
     next=st.sampled_from(["", "a", "b"]),
     rescues=st.integers(0, 3),
+    data=st.sampled_from(["", "lost"]),
     why=st.sampled_from(["none", "gate", "deadline", "panic"]),
     tried=st.from_regex(VERSION, fullmatch=True),
 )

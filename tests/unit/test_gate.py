@@ -186,6 +186,38 @@ def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode)
     assert (state.order, state.last_good, state.rescues) == (("a", "b"), "a", 0)
 
 
+@pytest.mark.parametrize("mode", ["good", "trial", "rescue"])
+def test_a_boot_counts_as_confirmed_where_that_can_t_be_kept(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """A disk that takes no writes any more is no reason to end a node that works."""
+
+    def broken(*_: object) -> None:
+        raise UpdateError("dev/sda2 can't be written at byte 0: Read-only file system")
+
+    monkeypatch.setattr("updater.boot.BootStateFile.write", broken)
+    node.change(mode=mode)
+    for _ in range(2):
+        well, said, reboots = run(node)
+        assert well and not reboots
+        assert any("that slot a is good can't be kept: dev/sda2" in line for line in said)
+        assert (node.root / "run/belay/confirmed").exists()
+    assert len(node.node.warnings) == 1 and "Read-only" in node.node.warnings[0]
+
+
+def test_an_unhealthy_trial_goes_back_where_that_can_t_be_kept(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise UpdateError("dev/sda2 can't be written")
+
+    monkeypatch.setattr("updater.boot.BootStateFile.write", broken)
+    node.change(mode="trial")
+    check(node, "10-broken", "exit 1")
+    well, said, reboots = run(node)
+    assert not well and reboots and "dev/sda2 can't be written" in said
+
+
 def test_only_one_sector_is_written_and_that_of_the_copy(node: FileNode) -> None:
     before = (node.root / "esp").read_bytes()
     run(node)
@@ -277,8 +309,8 @@ def test_a_slot_passed_over_is_rejected_where_the_node_can_t_write_either(
     node.boot.write(BootState(order=("b", "a"), tried="1.1.0").with_slot("b", TRIAL))
     node.memory.keep_tried(Tried("1.1.0", "b", boot="an-earlier-boot"))
     monkeypatch.setattr(type(node.boot), "write", fail)
-    with pytest.raises(UpdateError, match="did not keep"):  # nor can the slot be confirmed
-        run(node)
+    _, said, _ = run(node)
+    assert any("did not keep" in line for line in said), "nor can it be kept that the slot is good"
     tried = node.memory.tried()
     assert tried and tried.rejected == gate.NOT_TRIED
 

@@ -158,9 +158,12 @@ def test_a_damaged_boot_state_ends_in_a_slot_that_boots(disk_image: Path, tmp_pa
 def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
     disk_image: Path, tmp_path: Path
 ) -> None:
-    machine = Machine(disk_image, tmp_path / "machine", bios=True)
+    machine = Machine(disk_image, tmp_path / "machine", bios=True, watchdog=True)
     state = read_boot_state(machine.disk).with_slot("a", "bad").with_slot("b", "bad")
     write_boot_state(machine.disk, state._replace(last_good="b", rescues=2))
+    with machine.disk.open("r+b") as disk:
+        disk.seek(read_table(disk)["data"].offset)
+        disk.write(b"\xa5" * (64 << 10))  # no superblock is left
     with machine:
         machine.wait_for_console(r"belay: booting slot b \(rescue\)")
         machine.wait_for_login()
@@ -170,6 +173,10 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         assert "this boot is a rescue: no slot had a try left: their boots hung" in said
         assert "slot a: bad, 0 tries left" in said and "slot b: good, 8 tries left" in said
         assert "the next boot is of" not in said
+        assert "warning: the files on /data were beyond repair, and are lost" in said
+        assert "data" in machine.succeed("belay history")
+        machine.succeed("grep ' /data ext4 rw' /proc/mounts && pgrep -f /usr/lib/belay/pull")
+        assert machine.succeed("stat -c %s /data/belay/data-before") == "1048576\n"
         machine.power_cut()
         write_boot_state(machine.disk, state._replace(last_good="b", rescues=3))
         machine.start()
@@ -185,4 +192,11 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         machine.wait_for_console(r"belay: grubenv can't be written\r")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
+        machine.wait_until_confirmed()  # else the watchdog would end it
+        said = machine.succeed("belay status")
+        assert "warning: that slot a is good can't be kept: /dev/vda2" in said
+        assert "watchdog i6300ESB timer: a hang ends in a reset after " in said
+        assert "warning: the disk takes no writes: /data can be read only" in said
+        machine.succeed("grep ' /data ext4 ro' /proc/mounts && pgrep -f /usr/lib/belay/pull")
+        assert "did not stop" not in machine.succeed("dmesg | tail -n 5")
         assert read_boot_state(machine.disk) == state
