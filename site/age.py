@@ -97,8 +97,9 @@ def _payload(key: bytes, body: bytes) -> bytes:
 
 def _secret(identity: str) -> bytes:
     """The 32 bytes of AGE-SECRET-KEY-1..., which is Bech32 (BIP 173)."""
-    lines = [line.strip().lower() for line in identity.splitlines()]
-    text = next((line for line in lines if line.startswith(f"{_PREFIX}1")), "")
+    lines = [line.strip() for line in identity.splitlines()]
+    text = next((line for line in lines if line.lower().startswith(f"{_PREFIX}1")), "")
+    text = text.lower() if text.isupper() else text  # one case only, says BIP 173
     values = [_LETTERS.find(letter) for letter in text[len(_PREFIX) + 1 :]]
     # 52 letters of 5 bits are the key and 4 bits of 0; six more are the checksum.
     if len(values) != 58 or -1 in values or not _is_checked(values):

@@ -10,6 +10,7 @@ SECTOR = 512
 RESERVED, FATS, FAT_SECTORS = 32, 2, 2
 ROOT, EFI, BOOT, GRUBENV, COPY = 2, 3, 4, 6, 8  # first clusters, of one sector each
 SIZE = 128 * SECTOR
+FAT_AT = RESERVED * SECTOR
 GRUBENV_AT, COPY_AT = (
     (RESERVED + FATS * FAT_SECTORS + cluster - 2) * SECTOR for cluster in (GRUBENV, COPY)
 )
@@ -23,7 +24,7 @@ def esp(state: BootState | None = None, *, copy: bool = True) -> bytes:
     image = bytearray(b"\x55" * SIZE)
     head = bytearray(SECTOR)
     struct.pack_into("<HBHB", head, 11, SECTOR, 1, RESERVED, FATS)
-    struct.pack_into("<IHHI", head, 36, FAT_SECTORS, 0, 0, ROOT)
+    struct.pack_into("<IIHHI", head, 32, SIZE // SECTOR, FAT_SECTORS, 0, 0, ROOT)
     head[510:512] = b"\x55\xaa"
     image[:SECTOR] = head
     end = 0x0FFFFFFF

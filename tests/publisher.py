@@ -149,7 +149,7 @@ class FileNode:
         return {
             "boot": render(self.boot.read()),
             "a": self.slots["a"].read_bytes(),
-            "trust": json.loads(trust.read_text()) if trust.exists() else None,
+            "trust": json.loads(trust.read_text().splitlines()[0]) if trust.exists() else None,
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # what only some commands need is imported there: a small mac
     from updater.update import Updater
 
 LOCK, WAITING = "run/belay/lock", "run/belay/waiting"
+GAVE_WAY = "run/belay/gave-way"  # since when somebody is given way to
 PATIENCE_S, FOR_EVER = 60.0, float("inf")
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
 SOFTWARE = "Software Watchdog"  # as the kernel calls softdog
@@ -32,12 +34,26 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = _parser().parse_args(words)
     try:
-        if options.run is install:
-            result: dict[str, Any] = install(options)
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        if options.run in (install, settings):
+            result: dict[str, Any] = options.run(options)
         else:
             node = find_node(Path(options.root))
             result = options.run(node, Memory(node), options)
-    except UpdateError as error:
+    except BrokenPipeError:
+        raise
+    except (UpdateError, OSError) as error:
         if options.json:
             print(json.dumps({"error": str(error)}))
         else:
@@ -82,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     install_.add_argument("again", nargs="?", default="", help="the same, if it holds data")
     node_ = command("node", own_files, "show what this node was told, or write its own files")
     node_.add_argument("--write", default="", metavar="FILE", help="a volume; - for what comes in")
+    settings_ = command("settings", settings, "show what this node goes by")
+    settings_.add_argument("--resolve", action="store_true", help="write it for the services")
     command("boottime", boot_time, "show where the seconds of this boot went")
     site_ = command("site", site, "try the site's newest configuration, keep it or go back")
     site_.add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
@@ -334,6 +352,18 @@ def own_files(node: Node, memory: Memory, options: argparse.Namespace) -> dict[s
     return {"name": node.name, "files": files, "warnings": node.warnings}
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """See the parser."""
+    from updater.node import read_settings, resolve_settings
+
+    root = Path(options.root)
+    given = resolve_settings(root) if options.resolve else read_settings(root)[0]
+    if not options.resolve:
+        for name, value in given._asdict().items():
+            _say(options, f"{name} = {json.dumps(value)}")
+    return given._asdict()
+
+
 def boot_time(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
     from updater.boottime import boot_spans
@@ -359,21 +389,31 @@ def pull(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, A
     if not options.place and not _in_window(node.settings.window, time.localtime().tm_hour):
         return {"version": node.system.version, "installed": False}
     result: dict[str, Any] = {"version": node.system.version, "installed": False}
-    failure = None
+    failures: list[UpdateError] = []
+
+    def failed(error: UpdateError) -> None:
+        failures.append(error)
+        if str(error) not in [event.reason for event in memory.history()[-2:]]:  # not every hour
+            memory.note("failed", node.system.version, node.other, str(error))
+
     try:
         result = update(node, memory, options)
     except GaveWay:
         raise
     except UpdateError as error:
-        failure = error
-        events = memory.history()
-        if not events or events[-1].reason != str(error):  # once, not every hour
-            memory.note("failed", node.system.version, node.other, str(error))
+        failed(error)
     # The site needs no release: it comes although that can't be had.
     if node.settings.site and not options.place and not result["installed"]:
-        site(node, memory, argparse.Namespace(**vars(options), boot=False))
-    if failure:
-        raise failure
+        try:
+            site(node, memory, argparse.Namespace(**vars(options), boot=False))
+        except GaveWay:
+            raise
+        except UpdateError as error:
+            failed(error)
+    for further in failures[1:]:
+        _whisper(str(further))
+    if failures:
+        raise failures[0]
     return result
 
 
@@ -437,10 +477,9 @@ def _in_words(seconds: float) -> str:
 
 def _in_window(window: str, hour: int) -> bool:
     """Whether `hour` is in a window such as 22-4; no window means always."""
-    first, _, last = window.partition("-")
-    if not (first.isdigit() and last.isdigit()):
+    if not window:
         return True
-    begin, end = int(first), int(last)
+    begin, end = (int(part) for part in window.split("-"))
     return begin <= hour < end if begin <= end else hour >= begin or hour < end
 
 
@@ -451,32 +490,49 @@ def _alone(node: Node, patience_s: float = PATIENCE_S) -> Iterator[None]:
     Who waits shows that, and who only waits for a server gives way then: see `_giving_way`. Without
     patience nobody is asked to. Raises UpdateError where it takes too long.
     """
-    deadline = time.monotonic() + patience_s
+    deadline, waited = time.monotonic() + patience_s, False
     with _lock_file(node, LOCK) as lock, _lock_file(node, WAITING) as waiting:
         while not _locked(lock, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise UpdateError("belay is at work already, in another process")
-            _locked(waiting, fcntl.LOCK_SH)
+            waited = _locked(waiting, fcntl.LOCK_SH)
             time.sleep(0.1)
         fcntl.flock(waiting, fcntl.LOCK_UN)
+        if waited:
+            (node.root / GAVE_WAY).unlink(missing_ok=True)
         yield
 
 
 def _giving_way(node: Node) -> Callable[[], None]:
-    """What raises GaveWay once another process waits for its turn."""
+    """What raises GaveWay once another process waits for its turn.
+
+    One that was given way to, and still waits long after, is hung or stopped: it is passed over.
+    """
+    gave_way = node.root / GAVE_WAY
 
     def look() -> None:
         with _lock_file(node, WAITING) as waiting:
-            if not _locked(waiting, fcntl.LOCK_EX):
-                raise GaveWay("another belay has its turn first; this goes on later from here")
+            if _locked(waiting, fcntl.LOCK_EX):
+                gave_way.unlink(missing_ok=True)
+                return
+        now = time.monotonic()
+        try:
+            since = float(gave_way.read_text())
+        except (OSError, ValueError):
+            since = now
+            gave_way.write_text(str(now))
+        if now - since <= 2 * PATIENCE_S:
+            raise GaveWay("another belay has its turn first; this goes on later from here")
 
     return look
 
 
 def _lock_file(node: Node, name: str) -> IO[str]:
     place = node.root / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place.open("w")
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = place.open("w")
+    place.chmod(0o600)  # who can open it can hold it
+    return file
 
 
 def _locked(file: IO[str], kind: int) -> bool:

@@ -23,7 +23,6 @@ FOLDERS = (b"EFI        ", b"BOOT       ")
 FILE, COPY = b"GRUBENV    ", b"GRUBENV2   "  # images of versions before have no copy
 _ENTRY = 32
 _END = 0x0FFFFFF8  # clusters from here on mean: no further one
-_CLUSTERS_MAX = 4096  # of a folder; a broken FAT must not keep us for ever
 
 
 class BootStateFile:
@@ -71,36 +70,60 @@ class BootStateFile:
 
 
 def _find(disk: Disk, file: bytes) -> int:
-    """The byte at which a file in EFI/BOOT begins."""
+    """The byte at which a file in EFI/BOOT begins. Raises UpdateError.
+
+    What a damaged entry leads to may be anything else, and is to be written over: so the file has
+    its size, and clusters side by side that are a chain of their own.
+    """
     head = disk.read(0, ALIGNMENT)
     sector, per_cluster, reserved, fats = struct.unpack_from("<HBHB", head, 11)
-    fat_sectors, _, _, root = struct.unpack_from("<IHHI", head, 36)
+    sectors, fat_sectors, _, _, root = struct.unpack_from("<IIHHI", head, 32)
     if head[510:512] != b"\x55\xaa" or sector != FIRST_SECTOR or not per_cluster:
         raise UpdateError(f"{disk.path} is no FAT32 with sectors of {FIRST_SECTOR} bytes")
+    cluster_size = per_cluster * sector
     fat_at = reserved * sector
     data_at = fat_at + fats * fat_sectors * sector
-    cluster_size = per_cluster * sector
+    there = min(sectors * sector, disk.size) - data_at
+    end = 2 + min(there // cluster_size, fat_sectors * sector // 4 - 2)
+    damaged = UpdateError(f"{disk.path}: the entry of {_shown(file)} is damaged")
 
     def place(cluster: int) -> int:
+        if not 2 <= cluster < end:
+            raise damaged
         return int(data_at + (cluster - 2) * cluster_size)
 
-    def entry(cluster: int, name: bytes) -> int:
-        """The first cluster of the file `name` in the folder at `cluster`."""
-        for _ in range(_CLUSTERS_MAX):
+    def following(cluster: int) -> int:
+        where = fat_at + cluster * 4
+        piece = disk.read(where // sector * sector, sector)
+        return int(struct.unpack_from("<I", piece, where % sector)[0]) & 0x0FFFFFFF
+
+    folders: set[int] = set()
+    cluster, size = root, 0
+    for name in (*FOLDERS, file):
+        found = None
+        while found is None:
             folder = disk.read(place(cluster), cluster_size)
             for at in range(0, len(folder), _ENTRY):
                 if folder[at : at + 11] == name:
-                    high, low = struct.unpack_from("<20xH4xH", folder, at)
-                    return int(high) << 16 | int(low)
-            where = fat_at + cluster * 4
-            piece = disk.read(where // sector * sector, sector)
-            (following,) = struct.unpack_from("<I", piece, where % sector)
-            cluster = int(following) & 0x0FFFFFFF
-            if not 2 <= cluster < _END:
-                break
-        raise UpdateError(f"{disk.path} has no EFI/BOOT/{name.decode().strip().lower()}")
+                    high, low, size = struct.unpack_from("<20xH4xHI", folder, at)
+                    found = int(high) << 16 | int(low)
+                    break
+            folders.add(cluster)
+            if found is None:
+                cluster = following(cluster)
+                if cluster >= _END or cluster in folders:
+                    raise UpdateError(f"{disk.path} has no EFI/BOOT/{_shown(name)}")
+        cluster = found
+    last = cluster + max(0, SIZE - 1) // cluster_size
+    begin, chain = place(cluster), range(cluster, last + 1)
+    wanted = [*range(cluster + 1, last + 1), _END]
+    place(last)
+    if size != SIZE or folders.intersection(chain):
+        raise damaged
+    if any(min(following(one), _END) != then for one, then in zip(chain, wanted, strict=True)):
+        raise damaged
+    return begin
 
-    cluster = root
-    for folder in FOLDERS:
-        cluster = entry(cluster, folder)
-    return place(entry(cluster, file))
+
+def _shown(name: bytes) -> str:
+    return name.decode().strip().lower()

@@ -28,9 +28,9 @@ class Disk:
     def __init__(self, path: Path, *, exclusive: bool = False, write: bool = False) -> None:
         self.path = path
         flags = (os.O_RDWR if write or exclusive else os.O_RDONLY) | os.O_CLOEXEC
-        if exclusive and stat.S_ISBLK(path.stat().st_mode):
-            flags |= os.O_EXCL  # refuses what is mounted
         try:
+            if exclusive and stat.S_ISBLK(path.stat().st_mode):
+                flags |= os.O_EXCL  # refuses what is mounted
             self._descriptor = _open_direct(path, flags)
         except OSError as error:
             why = "it is in use" if error.errno == errno.EBUSY else error.strerror

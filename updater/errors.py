@@ -32,5 +32,12 @@ class Unreachable(UpdateError):
     """The server can't be reached, or fails. Later it may work."""
 
 
+class NotNow(Refused, Unreachable):
+    """What came is refused, and another answer may come later: it is of another time, or unsigned.
+
+    Who is in between, such as a portal, a cache or a proxy, may have given it.
+    """
+
+
 class GaveWay(Unreachable):
     """Another process waits, and the server was waited for only."""

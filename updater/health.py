@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from updater.errors import UpdateError, printable
 from updater.node import ETC, Node
-from updater.process import run_within
+from updater.process import TOO_LATE, run_within
 
 SKIPPED = 77
 NOT_YET = 75  # sysexits.h: EX_TEMPFAIL
@@ -24,7 +24,8 @@ LINES = 8  # of the output are kept
 class Result(NamedTuple):
     """Of the check `name`: `failed` says so; `output` is its last line, then those before it.
 
-    `unreached`: it failed only because something could not be reached until the deadline.
+    `unreached`: it failed only because something could not be reached until the deadline. `late`:
+    it was ended, as its time was over.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Result(NamedTuple):
     skipped: bool
     output: str
     unreached: bool = False
+    late: bool = False
 
     def __str__(self) -> str:
         state = "failed" if self.failed else "skipped" if self.skipped else "passed"
@@ -51,7 +53,9 @@ def run_checks(node: Node) -> Iterator[Result]:
             result = _run(path, node, deadline)
             while result.unreached and time.monotonic() + AGAIN_S < deadline:
                 time.sleep(AGAIN_S)
-                result = _run(path, node, deadline)
+                again = _run(path, node, deadline)
+                # The last look may have no time left: what is not yet stays so.
+                result = result if again.late else again
         else:
             result = Result(path.name, True, False, "it is no executable file: chmod +x it")
         yield result
@@ -72,4 +76,5 @@ def _run(path: Path, node: Node, deadline: float) -> Result:
         code, output = 1, f"it can't be run: {error.strerror}; does its first line name a program?"
     lines = [line for line in output.split("\n") if line.strip()][-LINES:]
     output = printable("\n".join([*lines[-1:], *lines[:-1]]))
-    return Result(path.name, code not in (0, SKIPPED), code == SKIPPED, output, code == NOT_YET)
+    failed, skipped = code not in (0, SKIPPED), code == SKIPPED
+    return Result(path.name, failed, skipped, output, code == NOT_YET, code == TOO_LATE)

@@ -123,7 +123,17 @@ class Memory:
 
     def trust(self) -> Trust:
         """What is trusted, as far as it makes sense; the least there is where it was lost."""
-        values = self.read_object("trust.json")
+        import hashlib  # slow to come, and a look at the state needs none of it
+
+        line, _, checksum = self.read("trust.json").partition(b"\n")
+        try:
+            values = read_object(line) if line else {}
+            # One bit more in a time would refuse all that is honest. Versions before had none.
+            if checksum and hashlib.sha256(line).hexdigest().encode() != checksum.strip():
+                raise ValueError
+        except ValueError:
+            self.put_aside("trust.json")
+            values = {}
         keys = values.get("revoked")
         trust = Trust(
             {name: _times(at) for name, at in _by_channel(values, "newest") if _times(at)},
@@ -135,17 +145,25 @@ class Memory:
             values["newest"] = {
                 name: {ANY_KEY: at} if _is_time(at) else at for name, at in values["newest"].items()
             }
+        if isinstance(values.get("etags"), dict):
+            values["etags"] = {name: tag for name, tag in values["etags"].items() if tag != ""}
         # Another version of Belay may know more fields, or fewer.
         if any(values[name] != right[name] for name in values.keys() & right.keys()):
             self.put_aside("trust.json")
             with suppress(UpdateError):
-                self.keep_trust(trust)
+                self._write_trust(trust)
         return trust
 
     def keep_trust(self, trust: Trust) -> None:
         """Raises UpdateError where it can't be kept."""
         if trust != self.trust():
-            self.write("trust.json", json.dumps(trust._asdict()).encode())
+            self._write_trust(trust)
+
+    def _write_trust(self, trust: Trust) -> None:
+        import hashlib
+
+        line = json.dumps(trust._asdict()).encode()
+        self.write("trust.json", b"%s\n%s\n" % (line, hashlib.sha256(line).hexdigest().encode()))
 
     def tried(self) -> Tried | None:
         """The last release that was installed here, if that is known."""
@@ -193,9 +211,11 @@ class Memory:
         """Add to the history. Where that can't be, the work goes on."""
         event = Event(int(self.clock()), what, version, slot, printable(reason, REASON_MAX))
         with self.alone(), suppress(UpdateError):
-            lines = [json.dumps(one._asdict()) for one in (*self.history(), event)]
-            text = "".join(f"{line}\n" for line in lines[-HISTORY_LINES:])
-            self.write("history", text.encode())
+            events = [*self.history(), event][-HISTORY_LINES:]
+            lines = [json.dumps(one._asdict(), ensure_ascii=False).encode() for one in events]
+            while sum(map(len, lines)) > HISTORY_MAX // 2:
+                lines.pop(0)
+            self.write("history", b"".join(b"%s\n" % line for line in lines))
 
     def history(self) -> list[Event]:
         """What happened, the oldest first; lines that were damaged are left out."""
@@ -232,13 +252,14 @@ class Memory:
 
     def read(self, name: str, most: int = FILE_MAX) -> bytes:
         """A file; nothing where there is none. What is larger, or can't be read, is put aside."""
-        for folder in (self.node.root / KEPT, self.folder):  # what is in memory is newer
-            try:
-                return read_file(folder / name, most)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except (OSError, ValueError):
-                self.put_aside(name)
+        with suppress(OSError, ValueError):  # what is in memory is newer
+            return read_file(self.node.root / KEPT / name, most)
+        try:
+            return read_file(self.folder / name, most)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError):
+            self.put_aside(name)
         return b""
 
     def is_fresh(self, name: str, seconds: float) -> bool:
@@ -254,10 +275,7 @@ class Memory:
             (self.node.root / KEPT / name).unlink()
         place, aside = self.folder / name, self.folder / f"{DAMAGED}{name}"
         with suppress(OSError):
-            if aside.is_dir() and not aside.is_symlink():
-                import shutil
-
-                shutil.rmtree(aside)
+            _clear(aside)
             place.rename(aside)
 
     def volatile(self, name: str) -> dict[str, Any]:
@@ -319,8 +337,9 @@ class Memory:
         """Let one process at a time change what is remembered. It is never held for long."""
         place = self.node.root / MEMORY_LOCK
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = place.open("w")
+            place.chmod(0o600)  # who can open it can hold it
         except OSError:  # without a lock then: what is remembered counts more
             yield
             return
@@ -334,14 +353,28 @@ class Memory:
                 self._locks -= 1
 
 
+def _clear(place: Path) -> None:
+    """Have nothing in a place."""
+    if place.is_dir() and not place.is_symlink():
+        import shutil
+
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
+
+
 def _write(folder: Path, name: str, data: bytes) -> None:
     fresh = folder / f".{name}"
     try:
-        if folder.exists() and not folder.is_dir():
+        if os.path.lexists(folder) and not folder.is_dir():  # a link to nowhere, too
             folder.rename(folder.with_name(f"{DAMAGED}{folder.name}"))
         folder.mkdir(parents=True, exist_ok=True)
         if stat.S_IMODE(folder.stat().st_mode) != 0o700:
             folder.chmod(0o700)  # what is remembered is nobody else's business
+        for place in (fresh, folder / name):
+            if place.is_dir():
+                _clear(folder / f"{DAMAGED}{name}")
+                place.rename(folder / f"{DAMAGED}{name}")
         with fresh.open("wb") as file:
             file.write(data)
             file.flush()

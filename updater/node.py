@@ -1,13 +1,16 @@
 """What this node is: which slot runs, where its disk and its files are, what it was told."""
 
 import json
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from updater.boot import BootStateFile
-from updater.errors import UpdateError
+from updater.errors import UpdateError, printable
 from updater.grubenv import SLOTS
+from updater.reading import read_file, read_object
 from updater.signature import PublicKey, read_keys
 
 if TYPE_CHECKING:
@@ -28,7 +31,16 @@ LIMITS = {
     "deadline_s": (10, 86400),
     "boot_s": (60, 86400),
 }
+HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
+# What texts look like; others may have any.
+PATTERNS = {
+    "channel": r"[a-z0-9][a-z0-9._-]{0,63}",
+    "stick": r"[A-Z0-9_-]{0,11}",
+    "window": rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
+}
+KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 TEXT_MAX = 2000  # characters
+RESOLVED = "run/belay/settings"  # what counts on this node, for the shell: lines NAME=VALUE
 
 
 class Settings(NamedTuple):
@@ -88,7 +100,7 @@ class Node(NamedTuple):
     @property
     def slots(self) -> dict[str, Path]:
         """The partitions of both slots."""
-        return {name: self.partitions[f"slot-{name}"] for name in SLOTS}
+        return {name: _partition(self.root, self.partitions, f"slot-{name}") for name in SLOTS}
 
     @property
     def data(self) -> Path:
@@ -132,12 +144,7 @@ class Node(NamedTuple):
 
     def warn(self, text: str) -> None:
         """Add a warning, once for each boot. Where that can't be, the work goes on."""
-        if text in self.warnings:
-            return
-        with suppress(OSError):
-            (self.root / WARNINGS).parent.mkdir(parents=True, exist_ok=True)
-            with (self.root / WARNINGS).open("a") as file:
-                file.write(f"{text}\n")
+        add_warning(self.root, text)
 
     @property
     def watchdog(self) -> dict[str, Any] | None:
@@ -164,14 +171,19 @@ def find_node(root: Path = Path("/")) -> Node:
     return Node(
         root=root,
         system=System(**_json(etc / "release.json")),
-        settings=Settings(**_json(etc / "settings.json") | _own_settings(root)),
+        settings=read_settings(root)[0],
         slot=slot,
         mode=words.get("belay.mode", "good"),
         partitions=partitions,
-        boot=BootStateFile(partitions["esp"]),
+        boot=BootStateFile(_partition(root, partitions, "esp")),
         keys=read_keys(etc / "keys"),
         revoked=frozenset(revoked.read_text().split() if revoked.exists() else ()),
     )
+
+
+def _partition(root: Path, partitions: Mapping[str, Path], name: str) -> Path:
+    """A partition; where the table has none of that name, a path that says so when it is opened."""
+    return partitions.get(name, root / f"dev/no-partition-{name}")
 
 
 def _text(path: Path) -> str:
@@ -183,22 +195,75 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _own_settings(root: Path) -> dict[str, Any]:
-    """The node's own, as far as they make sense: a slip there must not end all updates."""
+def read_settings(root: Path) -> tuple[Settings, list[str]]:
+    """The settings of a node, and what is wrong with its own.
+
+    Its own count as far as they make sense: a slip there must not end all updates.
+    """
+    values, wrong = _json(root / ETC / "settings.json"), []
+    name = "settings.json"
     try:
-        values = _json(root / NODE_FILES / "settings.json")
-        return {name: value for name, value in values.items() if _makes_sense(name, value)}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return {}
+        own = read_object(read_file(root / NODE_FILES / name, TEXT_MAX * 40))
+    except FileNotFoundError:
+        own = {}
+    except (OSError, ValueError) as error:
+        own, wrong = {}, [f"{name} is no JSON object, and is ignored: {error}"]
+    for key, value in own.items():
+        if problem := _problem(key, value):
+            wrong.append(f"{name}: {key} is {str(value)[:80]!r}, and is ignored: {problem}")
+        else:
+            values[key] = value
+    return Settings(**values), wrong
 
 
-def _makes_sense(name: str, value: object) -> bool:
-    if type(value) is not Settings.__annotations__.get(name):
-        return False
+def _problem(name: str, value: object) -> str:
+    """What is wrong with a setting; nothing if it makes sense."""
+    kind = Settings.__annotations__.get(name)
+    if kind is None:
+        return "there is no such setting"
+    if type(value) is not kind:
+        return f"wanted {KINDS[kind]}"
     if isinstance(value, str):
-        return len(value) <= TEXT_MAX and value.isprintable()
+        if len(value) > TEXT_MAX or not value.isprintable():
+            return f"wanted up to {TEXT_MAX} characters that can be printed"
+        pattern = PATTERNS.get(name)
+        return "" if pattern is None or re.fullmatch(pattern, value) else f"wanted {pattern}"
     least, most = LIMITS.get(name, (0, 1))
-    return isinstance(value, int) and least <= value <= most
+    assert isinstance(value, int)
+    return "" if least <= value <= most else f"wanted {least} to {most}"
+
+
+def for_shell(settings: Settings) -> str:
+    """Settings as lines NAME=VALUE."""
+    values = settings._asdict().items()
+    return "".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}\n"
+        for name, value in values
+    )
+
+
+def resolve_settings(root: Path) -> Settings:
+    """Say once for all what counts on this node; the shell reads that, too."""
+    settings, wrong = read_settings(root)
+    place = root / RESOLVED
+    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = place.with_name(f".{place.name}")
+    fresh.write_text(for_shell(settings))
+    fresh.rename(place)
+    for text in wrong:
+        add_warning(root, text)
+    return settings
+
+
+def add_warning(root: Path, text: str) -> None:
+    """Add a warning, once for each boot. Where that can't be, the work goes on."""
+    place = root / WARNINGS
+    if text in _text(place).splitlines():
+        return
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with place.open("a") as file:
+            file.write(f"{printable(text)}\n")
 
 
 def _partitions(root: Path, partuuid: str) -> dict[str, Path]:

@@ -6,8 +6,12 @@ included: by one least rate, and by one most size. Redirects are followed, as wh
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
+import os
+import re
+import select
 import socket
 import ssl
 import time
@@ -18,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from updater.errors import Refused, Unreachable, UpdateError, printable
+from updater.errors import NotNow, Refused, Unreachable, UpdateError, printable
 from updater.memory import ETAG
 
 TIMEOUT_S = 20  # without a single byte
@@ -32,6 +36,7 @@ SETTLED_S = 2
 MOVED = (301, 302, 303, 307, 308)
 REASON_MAX = 80  # characters of a server's own words
 OUT_OF_DATE = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME
 
 
@@ -83,6 +88,12 @@ class Server:
             self._end(response)
             return None
         data = b"".join(self._pieces(path, response, most + 1))
+        if data.lstrip()[:1] == b"<":  # nothing that a server of releases has begins so
+            self._drop()
+            raise NotNow(
+                f"{self.name}/{path}: a web page came: somebody in between answers, such as a "
+                "portal where one logs in, or a proxy"
+            )
         if len(data) > most:
             self._drop()
             raise Refused(f"{path} is larger than the {most} bytes that it may have")
@@ -157,12 +168,16 @@ class Server:
                 # The server let go of the kept connection, as it may at any time.
                 self._drop()
                 return self._ask(url, path, headers, most)
-        except (OSError, http.client.HTTPException) as error:
-            self._drop()
-            raise Unreachable(f"{place}: {_words(error)}") from None
         except UpdateError:
             self._drop()
             raise
+        # ValueError: of a name that no host can have, or a header that no request can.
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._drop()
+            # Not the server itself may be what can't be reached.
+            other = proxy or (url if url.netloc != self._url.netloc else None)
+            by = f"{other.scheme}://{other.hostname}: " if other else ""
+            raise Unreachable(f"{place}: {by}{_words(error)}") from None
 
     def _ask(
         self, url: SplitResult, path: str, headers: dict[str, str], most: int
@@ -245,11 +260,12 @@ class Server:
     def _connect(self, url: SplitResult) -> _Line:
         proxy = self._proxy(url)
         while True:
-            sock = socket.create_connection(_address(proxy or url), TIMEOUT_S)
+            sock = self._dial(_address(proxy or url))
             try:
                 if url.scheme == "https":
                     if proxy:
                         self._tunnel(sock, proxy, url)
+                    sock.settimeout(TIMEOUT_S)
                     sock = self._tls.wrap_socket(sock, server_hostname=url.hostname)
                 return _Line(sock, self._look)
             except ssl.SSLCertVerificationError as error:
@@ -265,6 +281,42 @@ class Server:
             except BaseException:
                 sock.close()
                 raise
+
+    def _dial(self, address: tuple[str, int]) -> socket.socket:
+        """A connection to a host, by the first of its addresses that answers; all within TIMEOUT_S.
+
+        Each has its share of the time that is left. Raises OSError.
+        """
+        host, port = address
+        left: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        end, problem = time.monotonic() + TIMEOUT_S, OSError(f"{host} has no address")
+        while left:
+            family, kind, protocol, _, place = left.pop(0)
+            sock = socket.socket(family, kind, protocol)
+            try:
+                self._await(sock, place, max(1.0, (end - time.monotonic()) / (len(left) + 1)))
+                return sock
+            except OSError as error:
+                sock.close()
+                problem = error
+            except BaseException:
+                sock.close()
+                raise
+        raise problem
+
+    def _await(self, sock: socket.socket, place: Any, seconds: float) -> None:
+        """Connect, and look meanwhile whether somebody waits. Raises OSError."""
+        sock.setblocking(False)
+        code, end = sock.connect_ex(place), time.monotonic() + seconds
+        while code in (errno.EINPROGRESS, errno.EAGAIN):
+            self._look()
+            if time.monotonic() >= end:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            _, ready, _ = select.select([], [sock], [], min(SLICE_S, seconds))
+            if ready:
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
 
     def _tunnel(self, sock: socket.socket, proxy: SplitResult, url: SplitResult) -> None:
         line = _Line(sock, self._look)
@@ -284,15 +336,26 @@ class Server:
     def _tls(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         if self._access.authorities:
-            try:
-                context.load_verify_locations(self._access.authorities)
-            except (ssl.SSLError, OSError) as error:
-                raise UpdateError(
-                    f"{self._access.authorities} holds no certificates: {error}"
-                ) from None
+            self._trust(context, self._access.authorities)
         if self._without_dates:
             context.verify_flags |= NO_CHECK_TIME
         return context
+
+    def _trust(self, context: ssl.SSLContext, file: Path) -> None:
+        """Trust the certificates of a file; those that are none stop none of the others."""
+        try:
+            found = CERTIFICATE.findall(file.read_text(errors="replace"))
+        except OSError as error:
+            raise UpdateError(f"{file} can't be read: {error.strerror}") from None
+        good = 0
+        for number, text in enumerate(found, 1):
+            try:
+                context.load_verify_locations(cadata=text)
+                good += 1
+            except ssl.SSLError as error:
+                self._say(f"{file}: certificate {number} is damaged: {_words(error)}")
+        if not good:
+            raise UpdateError(f"{file} holds no certificate that can be read")
 
 
 class _Line:
@@ -403,7 +466,7 @@ def _tag(response: http.client.HTTPResponse) -> str:
     if changed and now:
         try:
             age = parsedate_to_datetime(now) - parsedate_to_datetime(changed)
-        except (TypeError, ValueError):  # no dates, or one without a zone
+        except (TypeError, ValueError, OverflowError):  # no dates, or one without a zone
             return ""
         if age.total_seconds() < SETTLED_S:
             return ""

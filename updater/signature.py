@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from updater.errors import Refused
+from updater.errors import NotNow, Refused
 
 _COMMENT = b"untrusted comment: "
 _TRUSTED_COMMENT = b"trusted comment: "
@@ -49,10 +49,10 @@ def verify(data: bytes, signature: bytes, keys: Iterable[PublicKey], name: str) 
 
     lines = signature.split(b"\n")
     if len(lines) != LINES + 1 or lines[-1] != b"":
-        raise Refused(f"the signature of {name} has {len(lines) - 1} lines, wanted {LINES}")
+        raise NotNow(f"the signature of {name} has {len(lines) - 1} lines, wanted {LINES}")
     comment, first, trusted, second = lines[:LINES]
     if not comment.startswith(_COMMENT) or not trusted.startswith(_TRUSTED_COMMENT):
-        raise Refused(f"the signature of {name} is not in minisign's format")
+        raise NotNow(f"the signature of {name} is not in minisign's format")
     packed = _decoded(first, 74, f"the signature of {name}")
     kind, key_id, signed = packed[:2], _shown(packed[2:10]), packed[10:]
     if kind != _SIGNATURE_KIND:

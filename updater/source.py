@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +75,11 @@ class Folder:
         try:
             place, begin, there = self._place(path)
             left = min(size, there - offset)
-            with place.open("rb") as file:
+            # A pipe that nobody writes to would be waited for.
+            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise OSError(errno.EINVAL, "it is no file")
                 file.seek(begin + offset)
                 while left > 0 and (data := file.read(min(left, PIECE))):
                     left -= len(data)
@@ -103,7 +108,11 @@ class Archive(Folder):
                     for member in tar
                     if member.isreg() and not member.issparse()
                 }
-        except (tarfile.TarError, OSError) as error:
+        # All but the first two are of numbers and depths that no sound archive has.
+        except (
+            tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError,
+            RecursionError,
+        ) as error:  # fmt: skip
             raise UpdateError(f"{file} is no tar, or is compressed or damaged: {error}") from None
 
     def _place(self, path: str) -> tuple[Path, int, int]:

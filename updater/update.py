@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from updater.disk import Disk
-from updater.errors import GaveWay, Refused, Unreachable, UpdateError
+from updater.errors import GaveWay, NotNow, Refused, Unreachable, UpdateError
 from updater.formats import (
     CHANNEL_SIZE_MAX,
     CHUNK,
@@ -102,7 +102,7 @@ class Updater:
 
     def _channel(self, name: str) -> Channel:
         file, trust = f"channel-{name}", self.memory.trust()
-        channel, key, etag = None, "", trust.etags.get(name, "")
+        channel, key, data, etag = None, "", b"", trust.etags.get(name, "")
         with suppress(UpdateError):
             channel, key = self._judged(self.memory.read(file, CHANNEL_SIZE_MAX), name)
         # Nobody signed the tag: without a good copy it is worth nothing, nor is it for ever.
@@ -111,13 +111,18 @@ class Updater:
         if answer := self.source.get(f"channels/{name}", CHANNEL_SIZE_MAX, etag):
             data, etag = answer
             channel, key = self._judged(data, name)
-            self.memory.write(file, data)
         assert channel is not None, "without a tag there is always an answer"
         with self.memory.alone():
             trust = self.memory.trust()
-            newest = {**trust.newest, name: {**trust.newest.get(name, {}), key: channel.signed}}
-            etags = {**trust.etags, name: etag}
-            self.memory.keep_trust(trust._replace(newest=newest, etags=etags))
+            # Another process may have seen a newer one meanwhile.
+            times = trust.newest.get(name, {})
+            if times.get(key, 0) <= channel.signed:
+                if data:
+                    self.memory.write(file, data)
+                newest = {**trust.newest, name: {**times, key: channel.signed}}
+                etags = {one: tag for one, tag in trust.etags.items() if one != name}
+                etags |= {name: etag} if etag else {}
+                self.memory.keep_trust(trust._replace(newest=newest, etags=etags))
         return channel
 
     def _judged(self, data: bytes, name: str) -> tuple[Channel, str]:
@@ -129,13 +134,13 @@ class Updater:
         if channel.os != self.node.system.os:
             raise Refused(f"channel {name} is for {channel.os}, and this is {self.node.system.os}")
         if channel.signed < newest:
-            raise Refused(f"channel {name} is an old one: a newer was seen before")
+            raise NotNow(f"channel {name} is an old one: a newer was seen before")
         if channel.signed > latest:
             # It would outlive every honest one, whatever becomes of the key that signed it.
             day = time.strftime("%Y-%m-%d", time.gmtime(min(channel.signed, TIME_MAX)))
-            raise Refused(f"channel {name} says that it was signed on {day}, which is yet to come")
+            raise NotNow(f"channel {name} says that it was signed on {day}, which is yet to come")
         if channel.expires < now:
-            raise Refused(f"channel {name} has expired; whoever publishes it has to sign it again")
+            raise NotNow(f"channel {name} has expired; whoever publishes it has to sign it again")
         return channel, key
 
     def offered(self) -> Offer:
@@ -203,12 +208,11 @@ class Updater:
                     f"release {manifest.version} has {manifest.slot.size} bytes, and slot {slot} "
                     f"only {disk.size}"
                 )
-            node.boot.write(
-                state.with_slot(slot, BAD)._replace(
-                    order=(node.slot, slot), next="", why="none", tried=""
-                )
+            # From the first byte on the slot is no whole one; before, it can be gone back to.
+            bad = state.with_slot(slot, BAD)._replace(
+                order=(node.slot, slot), next="", why="none", tried=""
             )
-            self._write_chunks(disk, manifest)
+            self._write_chunks(disk, manifest, lambda: node.boot.write(bad))
             disk.flush()
             digest = disk.sha256(manifest.slot.size)
             if digest != manifest.slot.sha256:
@@ -227,19 +231,22 @@ class Updater:
             self.memory.keep_tried(tried._replace(boot=node.boot_id))
             state = node.boot.read().with_slot(slot, TRIAL)
             lost = "" if node.has_data else "lost"  # then it says nothing of the release
-            order = (slot, node.slot)
-            node.boot.write(state._replace(order=order, tried=manifest.version, data=lost))
+            state = state._replace(order=(slot, node.slot), next="", why="none")
+            node.boot.write(state._replace(tried=manifest.version, data=lost))
         self.memory.note("update", manifest.version, slot)
 
-    def _write_chunks(self, disk: Disk, manifest: Manifest) -> None:
-        """Bring all chunks that the slot hasn't got, again and again as long as some come."""
+    def _write_chunks(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> None:
+        """Bring all chunks that the slot hasn't got, again and again as long as some come.
+
+        `first` is called before the first one is written.
+        """
         chunks = manifest.slot.chunks
         missing = self._missing(disk, manifest, list(range(len(chunks))))
         attempt, fetched = 0, 0
         while missing:
             before = len(missing)
             try:
-                for at, size in self._fetch(disk, manifest, missing):
+                for at, size in self._fetch(disk, manifest, missing, first):
                     missing.remove(at)
                     fetched += size
                     self._progress(len(chunks) - len(missing), len(chunks), fetched)
@@ -271,7 +278,7 @@ class Updater:
         return missing
 
     def _fetch(
-        self, disk: Disk, manifest: Manifest, missing: list[int]
+        self, disk: Disk, manifest: Manifest, missing: list[int], first: Callable[[], None]
     ) -> Iterator[tuple[int, int]]:
         """Bring missing chunks, in one request for each run of neighbours; yield those written.
 
@@ -287,16 +294,19 @@ class Updater:
             return at, size
 
         with ThreadPoolExecutor(1) as writer:
+            begun = False
             for run in _runs(missing, chunks):
-                first, last = chunks[run[0]], chunks[run[-1]]
-                size = last.offset + last.size - first.offset
-                pieces = self.source.stream(blob, first.offset, size)
+                begin, end = chunks[run[0]].offset, chunks[run[-1]].offset + chunks[run[-1]].size
+                pieces = self.source.stream(blob, begin, end - begin)
                 written: Future[tuple[int, int]] | None = None
                 sizes = [chunks[at].size for at in run]
                 for at, packed in zip(run, cut(pieces, sizes), strict=False):
                     data = unpacked(packed, manifest.slot.chunk_size(at))
                     if hashlib.sha256(data).hexdigest() != chunks[at].sha256:
                         raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
+                    if not begun:
+                        first()
+                        begun = True
                     if written:
                         yield written.result()
                     written = writer.submit(write, at, data, len(packed))

@@ -22,7 +22,7 @@ import tomli
 from tasks.core.errors import UserError
 from tasks.core.paths import CONFIG_FILE, VARIABLES
 from updater.formats import NAME, VERSION
-from updater.node import LIMITS
+from updater.node import LIMITS, PATTERNS
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -30,7 +30,6 @@ AUTO = 0  # a number that the build finds out: "auto" in the file
 SLOT_LEAST_MIB, SLOT_MOST_MIB = 32, 64 * 1024
 PC_MODULES = "pc"
 EDGE = "edge"  # Alpine's rolling branch
-HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 DAYS_MAX = 3650  # for which a channel may be believed
 
 
@@ -188,7 +187,7 @@ class Update:
     interval_s: int = _whole(3600, *LIMITS["interval_s"])
     window: str = _text(
         "",
-        rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
+        PATTERNS["window"],
         "two different hours from 0 to 23, like 22-4, or nothing",
     )
     network: bool = False

@@ -26,6 +26,7 @@ from tasks.disk.layout import FILES_MIB, grub_config, layout, sfdisk_script
 from tasks.steps.overlay import OVERLAY, read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
+from updater.node import Settings, for_shell
 
 SYSTEM = "system"  # what the lock calls the packages of the node
 INITRAMFS = "initramfs"  # and those of the node and of the initramfs
@@ -229,6 +230,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
                 built=config.os.built,
             ),
             "settings.json": _json(**asdict(config.update)),
+            "settings": Content(for_shell(Settings(**asdict(config.update))).encode()),
             **on_hand_inputs,
         },
         env={

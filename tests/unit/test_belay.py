@@ -6,6 +6,7 @@ import fcntl
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -471,3 +472,69 @@ print(code, sorted(heavy & sys.modules.keys()))
     words = [sys.executable, "-I", "-S", "-c", script, str(PROJECT), str(root)]
     said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     assert said.splitlines()[-1] == "0 []"
+
+
+def test_one_that_waits_and_is_stopped_is_passed_over(
+    root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given way to once: by Ctrl-Z nobody ends updates for good."""
+    monkeypatch.setattr("updater.__main__.PATIENCE_S", 0.5)
+    publisher.publish("1.1.0")
+    waiting = root / "run/belay/waiting"
+    with served(publisher.store.folder) as (url, _), waiting.open("w") as stopped:
+        own = json.dumps({"url": url})
+        (root / "run/belay/node/settings.json").write_text(own)
+        fcntl.flock(stopped, fcntl.LOCK_SH)
+        assert main(["--root", str(root), "update"]) == 75
+        time.sleep(1.2)
+        assert main(["--root", str(root), "update"]) == 0
+    # And the next that waits is given way to again.
+    assert main(["--root", str(root), "check", "--from", str(publisher.store.folder)]) == 0
+    with served(publisher.store.folder) as (url, _), waiting.open("w") as another:
+        (root / "run/belay/node/settings.json").write_text(json.dumps({"url": url}))
+        assert main(["--root", str(root), "update"]) == 0
+        fcntl.flock(another, fcntl.LOCK_SH)
+        assert main(["--root", str(root), "update"]) == 75
+
+
+def test_nobody_else_can_hold_its_locks(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publisher.publish("1.1.0")
+    assert answer(capsys, root, "update", "--from", str(publisher.store.folder))[0] == 0
+    for name in ("lock", "waiting", "memory-lock"):
+        assert (root / "run/belay" / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_who_reads_no_further_and_who_interrupts_sees_no_traceback(root: Path) -> None:
+    words = [sys.executable, "-m", "updater", "--root", str(root)]
+    shell = f"{sys.executable} -m updater --root {root} status | true"
+    done = subprocess.run(
+        ["sh", "-c", shell], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    silent = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    url = f"http://127.0.0.1:{silent.server_address[1]}"  # it listens, and never answers
+    process = subprocess.Popen(
+        [*words, "check", "--from", url], cwd=PROJECT, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    silent.server_close()
+    assert (process.returncode, said) == (130, "")
+
+
+def test_a_site_that_can_t_be_had_is_noted_as_a_release_is(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(publisher.store.folder) as (url, _):
+        own = json.dumps({"url": url, "site": True})
+        (root / "run/belay/node/settings.json").write_text(own)
+        for _ in range(2):
+            assert main(["--root", str(root), "pull"]) == 75
+    capsys.readouterr()
+    _, told = answer(capsys, root, "history")
+    reasons = [event["reason"] for event in told["events"]]  # type: ignore[attr-defined]
+    assert len(reasons) == 2 and "/channels/stable: " in reasons[0]
+    assert "/channels/stable.site: " in reasons[1]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.esp import COPY_AT, GRUBENV_AT, esp
+from tests.esp import COPY_AT, FAT_AT, GRUBENV_AT, esp
 from tests.publisher import NOW, FileNode
 from updater import gate
+from updater.boot import BootStateFile
 from updater.errors import UpdateError
 from updater.grubenv import BAD, FIRST_SECTOR, GOOD, TRIAL, BootState, SlotState
 from updater.memory import Tried
@@ -410,3 +413,86 @@ def test_damaged_memory_is_like_none(node: FileNode) -> None:
             assert node.memory.tried() is None
             assert node.memory.history() == []
     assert node.memory.now(0)[0] == NOW
+
+
+@pytest.mark.parametrize(
+    ("at", "damage"),
+    [
+        (26, b"\x02"),  # the cluster of the root directory
+        (26, b"\x04"),  # of EFI/BOOT
+        (26, b"\x00"),
+        (26, b"\x08"),  # of the copy: it would be that, and its own
+        (26, b"\x07"),  # the file's second
+        (21, b"\x01"),  # far behind the end
+        (28, b"\x00\x02"),
+    ],
+)
+def test_a_damaged_entry_leads_to_no_other_place(node: FileNode, at: int, damage: bytes) -> None:
+    """What it leads to would be written over; the copy counts then."""
+    state = BootState(order=("b", "a"), last_good="b")
+    node.boot.write(state)
+    place = node.root / "esp"
+    whole = bytearray(place.read_bytes())
+    entry = whole.index(b"GRUBENV    ") + at
+    whole[entry : entry + len(damage)] = damage
+    place.write_bytes(whole)
+    assert node.boot.read() == state
+    node.boot.write(state._replace(rescues=1))
+    after = place.read_bytes()
+    assert len(after) == len(whole)
+    changed = {number for number, byte in enumerate(after) if byte != whole[number]}
+    assert changed and all(COPY_AT <= number < COPY_AT + 1024 for number in changed)
+
+
+@pytest.mark.parametrize("cluster", [0, 3, 4, 5, 6, 7])
+def test_a_damaged_table_of_clusters_is_told(node: FileNode, cluster: int) -> None:
+    """Whatever it says: an answer or an UpdateError, and nothing else is written over."""
+    place = node.root / "esp"
+    whole = place.read_bytes()
+    for value in (0, 1, 2, 9, 0x0FFFFFF7, 0xFFFFFFFF, 0x7FFFFFFF, 200):
+        damaged = bytearray(whole)
+        at = FAT_AT + cluster * 4
+        damaged[at : at + 4] = value.to_bytes(4, "little")
+        place.write_bytes(damaged)
+        try:
+            node.boot.write(node.boot.read())
+        except UpdateError as error:
+            assert "EFI/BOOT" in str(error) or "damaged" in str(error)
+        assert place.read_bytes() == bytes(damaged)
+    for at in range(11, 64):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        place.write_bytes(damaged)
+        with suppress(UpdateError):
+            node.boot.write(node.boot.read())
+        assert len(place.read_bytes()) == len(whole)
+
+
+def test_a_disk_without_a_partition_that_is_wanted_is_told(node: FileNode) -> None:
+    node.change(boot=BootStateFile(node.root / "dev/no-partition-esp"))
+    well, said, _ = run(node)
+    assert well and (node.root / "run/belay/confirmed").exists()
+    assert any("no-partition-esp" in line for line in said)
+
+
+def test_what_is_not_yet_stays_so_when_its_time_is_over(
+    node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that drops what is sent to it keeps the last look waiting until it is ended."""
+    monkeypatch.setattr("updater.health.AGAIN_S", 0.1)
+    node.change(mode="trial", settings=Settings(deadline_s=3))
+    check(
+        node, "50-slow", 'if [ -e "$0.seen" ]; then sleep 60; fi; : >"$0.seen"; echo away; exit 75'
+    )
+    well, said, reboots = run(node)
+    assert not well and reboots
+    tried = node.memory.tried()
+    assert tried and tried.unreached == 1 and "away" in tried.rejected
+    assert any("check 50-slow failed: away" in line for line in said)
+
+
+def test_a_daemon_that_a_check_leaves_is_not_waited_for(node: FileNode) -> None:
+    check(node, "50-daemon", "setsid sleep 30 & echo started")
+    start = time.monotonic()
+    well, _, _ = run(node)
+    assert well and time.monotonic() - start < 15

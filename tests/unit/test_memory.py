@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -124,7 +126,7 @@ def test_what_makes_sense_beside_it_is_kept(memory: Memory, field: str, value: o
         name for name in Trust._fields if name != field or (field == "revoked" and value != "all")
     ]
     assert len(memory.damaged()) == 1
-    assert json.loads((memory.folder / "trust.json").read_text()) == json.loads(
+    assert json.loads((memory.folder / "trust.json").read_text().splitlines()[0]) == json.loads(
         json.dumps(found._asdict())
     )
 
@@ -169,19 +171,80 @@ def test_without_data_it_is_remembered_until_the_next_boot(
     node: FileNode, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     data = node.root / "data"
-    data.symlink_to("/dev/full") if place == "." else (data / "belay" / ".trust.json").mkdir(
-        parents=True
-    )
+    if place == ".":
+        data.symlink_to("/dev/full")
+    else:
+        data.mkdir()
+        (data / "belay").symlink_to("/proc/self/fdinfo")  # a folder in which nothing can be made
     node.memory.keep_trust(TRUST)
     assert node.memory.trust() == TRUST
     assert node.memory.volatile_files == ["trust.json"]
     with pytest.raises(UpdateError, match=r"can't be written: .*; nothing was changed"):
         node.memory.write("trust.json", b"{}", durable=True)
     assert node.memory.trust() == TRUST
-    (data.unlink if place == "." else (data / "belay/.trust.json").rmdir)()
+    (data if place == "." else data / "belay").unlink()
     node.memory.keep_trust(TRUST._replace(revoked=()))
     assert node.memory.trust() == TRUST._replace(revoked=())
     assert node.memory.volatile_files == []
+
+
+def test_a_flipped_bit_in_what_is_trusted_is_noticed(memory: Memory) -> None:
+    """A time that is far ahead would refuse every honest channel, for ever."""
+    memory.keep_trust(Trust({"stable": {"0123456789ABCDEF": NOW}}))
+    file = memory.folder / "trust.json"
+    file.write_text(file.read_text().replace(f": {NOW}", f": {NOW + 2**31}"))
+    assert memory.trust() == Trust()
+    assert [line.split()[0] for line in memory.damaged()] == ["trust.json"]
+    assert memory.trust() == Trust()
+
+
+def test_damaged_trust_on_a_disk_that_takes_no_writes(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = memory.folder / "trust.json"
+    file.write_text('{"newest": {}, "revoked": ["no key"], "etags": {}}')
+
+    def read_only(path: Path, target: Path) -> None:
+        if path.parent == memory.folder:
+            raise OSError(errno.EROFS, "Read-only file system")
+        shutil.move(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", read_only)
+        assert memory.trust() == Trust()
+        memory.keep_trust(TRUST._replace(revoked=()))
+        assert memory.trust() == TRUST._replace(revoked=())
+
+
+def test_a_server_without_tags_damages_nothing(memory: Memory) -> None:
+    """Versions before kept an empty one."""
+    (memory.folder / "trust.json").write_text('{"newest": {}, "etags": {"stable": ""}}')
+    assert memory.trust() == Trust() and memory.damaged() == []
+
+
+def test_what_is_in_the_way_makes_room(node: FileNode) -> None:
+    (node.root / "data").mkdir()
+    (node.root / "data/belay").symlink_to("nowhere")
+    node.memory.write("site-a-trial", b"one", durable=True)
+    for name in (".site-a-trial", "site-a-trial"):
+        place = node.memory.folder / name
+        place.unlink(missing_ok=True)
+        (place / "in it").mkdir(parents=True)
+        node.memory.write("site-a-trial", b"two", durable=True)
+        assert node.memory.read("site-a-trial") == b"two"
+
+
+def test_what_memory_holds_damaged_does_not_cost_what_data_has(memory: Memory) -> None:
+    memory.keep_tried(Tried("1.1.0", "b"))
+    (memory.node.root / "run/belay/kept/tried.json").mkdir(parents=True)
+    tried = memory.tried()
+    assert tried and tried.version == "1.1.0" and memory.damaged() == []
+
+
+def test_long_reasons_in_any_letters_leave_the_history_readable(memory: Memory) -> None:
+    for count in range(400):
+        memory.note("failed", str(count), "b", "\U0001f984" * 4000)
+    assert memory.history()[-1].version == "399" and memory.damaged() == []
 
 
 def test_a_file_in_the_place_of_the_folder_makes_room(node: FileNode) -> None:

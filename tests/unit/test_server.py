@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from updater import server as server_module
-from updater.errors import Unreachable, UpdateError
+from updater.errors import GaveWay, Unreachable, UpdateError
 from updater.server import Access, Server
 
 Talk = Callable[[socket.socket, bytes], None]  # with whom, and the head of what it asks
@@ -162,6 +162,23 @@ def test_the_tag_of_a_file_that_may_change_within_its_second_is_not_kept(
         assert Server(f"http://127.0.0.1:{port}").get("x", 10) == (b"hello", kept)
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        b"Mon, 99999999999999999999 Jan 2024 00:00:00 GMT",
+        b"Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        b"Mon, 01 Jan 2024 00:00:00 +99999999999999999999",
+        b"0",
+        b"\xff",
+    ],
+)
+def test_dates_that_are_none_are_no_reason_to_stop(date: bytes) -> None:
+    for changed, now in ((date, b"Mon, 01 Jan 2024 00:00:00 GMT"), (date, date)):
+        head = OK + b'ETag: "5f-2a"\r\nLast-Modified: %s\r\nDate: %s\r\n' % (changed, now)
+        with talking(saying(head + b"Content-Length: 5\r\n\r\nhello")) as (port, _):
+            assert Server(f"http://127.0.0.1:{port}").get("x", 10) == (b"hello", "")
+
+
 def moved(place: str) -> bytes:
     return f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
 
@@ -190,6 +207,9 @@ def test_redirects_are_followed_and_the_token_stays(tmp_path: Path) -> None:
         ("/x", "sends on more than 5 times"),
         ("ftp://x/y", "sends on to ftp://x/y, no URL"),
         ("http://[::1/x", "no URL"),
+        ("http://a..b/", "label empty or too long"),
+        (f"http://{'x' * 64}.org/", "label empty or too long|label too long"),
+        ("https://.example.org/", "label empty or too long|no URL"),
         ("http://x:port/", "no URL"),
         ("", "answered 302 Found"),
     ],
@@ -215,11 +235,11 @@ def test_an_odd_url_is_a_sentence(url: str) -> None:
 def test_ipv6_in_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    def refuse(address: object, *_: object) -> None:
-        asked.append(address)
+    def refuse(host: str, port: int, **_: object) -> None:
+        asked.append((host, port))
         raise OSError("no route")
 
-    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for url in ("http://[fd00::1]:8080/belay", "https://[fd00::1]"):
         with pytest.raises(Unreachable, match="no route"):
             Server(url).get("x", 10)
@@ -304,8 +324,21 @@ def test_an_authority_of_ones_own(authority: Authority, tmp_path: Path) -> None:
         with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
             Server(url).get("x", 10)
         (tmp_path / "none").write_text("no certificate")
-        with pytest.raises(UpdateError, match="none holds no certificates"):
+        with pytest.raises(UpdateError, match="none holds no certificate that can be read"):
             Server(url, access=Access(authorities=tmp_path / "none")).get("x", 10)
+
+
+def test_a_damaged_certificate_stops_none_of_the_others(
+    authority: Authority, tmp_path: Path
+) -> None:
+    good, said = authority.file.read_text(), list[str]()
+    bad = good.replace("MII", "AAA", 1)
+    (tmp_path / "both").write_text(f"{bad}\n# mine\n{good}\n{good[:100]}")
+    with talking(saying(HELLO), authority.context()) as (port, _):
+        own = Access(authorities=tmp_path / "both")
+        server = Server(f"https://127.0.0.1:{port}", access=own, say=said.append)
+        assert server.get("x", 10) == (b"hello", "")
+    assert len(said) == 1 and "both: certificate 1 is damaged" in said[0]
 
 
 def test_dates_alone_end_no_updates(authority: Authority) -> None:
@@ -335,7 +368,7 @@ def test_nothing_sends_on_from_https_to_http(authority: Authority) -> None:
             server.get("x", 10)
 
 
-def proxying(refuses: bool = False) -> Talk:
+def proxying(refuses: bool = False, pause_s: float = 0) -> Talk:
     """A proxy, as far as tunnels go; other requests it answers itself."""
 
     def talk(line: socket.socket, head: bytes) -> None:
@@ -346,6 +379,7 @@ def proxying(refuses: bool = False) -> Talk:
         host, _, port = place.decode().rpartition(":")
         with socket.create_connection((host, int(port))) as there:
             line.sendall(b"HTTP/1.1 200 Go on\r\n\r\n")
+            time.sleep(pause_s)
             back = threading.Thread(target=pass_on, args=[there, line])
             back.start()
             pass_on(line, there)
@@ -380,6 +414,58 @@ def test_a_proxy(authority: Authority) -> None:
             near = access._replace(no_proxy="example.org, 0.0.1,127.0.0.1")
             Server(f"http://127.0.0.1:{port}", access=near).get("x", 10)
             assert len(heads) == 2 and len(direct) == 1
+
+
+def test_a_slow_proxy_leaves_time_for_what_comes_after_it(authority: Authority) -> None:
+    with (
+        talking(saying(HELLO), authority.context()) as (port, _),
+        talking(proxying(pause_s=1.5)) as (proxy, _),
+    ):
+        access = Access(f"http://127.0.0.1:{proxy}", authorities=authority.file)
+        assert Server(f"https://127.0.0.1:{port}", access=access).get("x", 10) == (b"hello", "")
+
+
+def test_who_can_t_be_reached_is_named() -> None:
+    with pytest.raises(Unreachable, match=r"a\.org/x: http://127\.0\.0\.1: .*refused"):
+        Server("http://a.org", access=Access("http://127.0.0.1:1")).get("x", 10)
+    with (
+        talking(saying(moved("http://127.0.0.2:1/x"))) as (port, _),
+        pytest.raises(Unreachable, match=rf"127\.0\.0\.1:{port}/x: http://127\.0\.0\.2: .*refused"),
+    ):
+        Server(f"http://127.0.0.1:{port}").get("x", 10)
+
+
+def test_one_address_that_is_silent_costs_no_other_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And all of them together have the time of one; who waits is not held."""
+    monkeypatch.setattr(server_module, "TIMEOUT_S", 2.0)
+    full = socket.create_server(("127.0.0.3", 0), backlog=0)
+    waiting = [socket.socket() for _ in range(3)]
+    for one in waiting:  # nobody accepts them, so that further ones get no answer
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    silent = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
+    with talking(saying(HELLO)) as (port, _):
+        good = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
+        places = [silent, silent, good]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(places))
+        start = time.monotonic()
+        assert Server("http://many.example").get("x", 10) == (b"hello", "")
+        places[:] = [silent] * 8
+        with pytest.raises(Unreachable, match="timed out"):
+            Server("http://many.example").get("x", 10)
+        assert time.monotonic() - start < 20
+
+        def look() -> None:
+            raise GaveWay("somebody waits")
+
+        start = time.monotonic()
+        with pytest.raises(GaveWay):
+            Server("http://many.example", look=look).get("x", 10)
+        assert time.monotonic() - start < 2
+    for one in (*waiting, full):
+        one.close()
 
 
 def test_a_proxy_that_refuses() -> None:

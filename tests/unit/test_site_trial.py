@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from tests.esp import esp
 from tests.publisher import NOW, FileNode, needs_filters
+from updater import memory
 from updater.errors import UpdateError
 from updater.formats import Channel
 from updater.grubenv import GOOD, TRIAL, BootState
@@ -152,19 +154,32 @@ def test_a_release_on_trial_begins_with_what_was_good(trials: Trials) -> None:
     assert trials.keeps("good", "b") == good
 
 
+def no_room_for(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Neither on `data` nor in memory."""
+    write = memory._write
+
+    def full(folder: Path, file: str, data: bytes) -> None:
+        if file == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, file, data)
+
+    monkeypatch.setattr(memory, "_write", full)
+
+
 def test_without_room_for_the_reason_the_node_goes_back_nevertheless(
     trials: Trials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (trials.node.memory.folder / ".site-a-why").mkdir()  # nothing can be written there
-    (trials.node.root / "run/belay/kept/.site-a-why").mkdir(parents=True)  # nor here
+    no_room_for(monkeypatch, "site-a-why")
     assert trials.offer(site("#!/bin/sh\nexit 1\n")) is False
     assert trials.reboots == 1
     assert "site-a-why can't be written" in "\n".join(trials.said)
 
 
-def test_what_can_t_be_kept_for_good_is_not_tried(trials: Trials) -> None:
+def test_what_can_t_be_kept_for_good_is_not_tried(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody would know after a power cut that it had been tried."""
-    (trials.node.memory.folder / ".site-a-trial").mkdir()
+    no_room_for(monkeypatch, "site-a-trial")
     with pytest.raises(UpdateError, match="site-a-trial can't be written"):
         trials.offer(site(WELL, "1.1.0"))
 

@@ -8,6 +8,7 @@ import lzma
 import os
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from updater.grubenv import BAD, GOOD, TRIAL, BootState, SlotState
 from updater.memory import Trust
 from updater.server import Access
 from updater.source import open_source
+from updater.update import Updater
 
 
 @pytest.fixture
@@ -510,7 +512,7 @@ def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callab
         (answering(500, {}), "answered 500"),
         (answering(302, {"Location": "/channels/stable"}), "sends on more than 5 times"),
         (answering(302, {}), "answered 302"),
-        (answering(200, {}, b"<html>Welcome to the hotel</html>"), "0 lines"),
+        (answering(200, {}, b"<html>Welcome to the hotel</html>"), "a web page came"),
         (
             answering(200, {"Content-Length": "999"}, b"short"),
             "0 lines",
@@ -665,7 +667,122 @@ def test_without_room_on_data_the_update_comes_that_may_mend_it(
     assert tried and tried.rejected == "its reason was lost; the boot loader knows: panic"
     # An update that is cut off was not tried yet.
     cut_off = publisher.publish("1.2.0", signed=NOW + 1)
-    (publisher.store.blobs / cut_off.slot.blob.sha256).unlink()
-    with pytest.raises(Unreachable):
+    blob = publisher.store.blobs / cut_off.slot.blob.sha256
+    data = blob.read_bytes()
+    # Without a single byte of it the slot is as it was, though bad.
+    for size, known in ((0, True), (cut_off.slot.chunks[1].offset + 1, False)):
+        blob.write_bytes(data[:size])
+        with pytest.raises(Unreachable):
+            node.update(str(publisher.store.folder))
+        assert (node.memory.tried_before() is not None) is known
+
+
+def test_a_good_fallback_is_given_up_only_for_bytes_that_came(
+    publisher: Publisher, node: FileNode
+) -> None:
+    """Else whoever is in between needs no key to take it away."""
+    manifest = publisher.publish("1.1.0")
+    blob = publisher.store.blobs / manifest.slot.blob.sha256
+    data = blob.read_bytes()
+    before = node.state(), node.slots["b"].read_bytes()
+    for harm in (b"", bytes(len(data)), data[: manifest.slot.chunks[0].size - 1]):
+        blob.write_bytes(harm)
+        with pytest.raises(UpdateError):
+            node.update(str(publisher.store.folder))
+        assert (node.state()["boot"], node.slots["b"].read_bytes()) == (
+            before[0]["boot"],
+            before[1],
+        )
+    blob.write_bytes(data)
+    node.update(str(publisher.store.folder))
+    assert node.holds("b", manifest, publisher)
+
+
+def test_a_newer_time_that_another_process_saw_stays(
+    publisher: Publisher, node: FileNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.publish("1.1.0")
+    place, updater = str(publisher.store.folder), node.updater(str(publisher.store.folder))
+    judged = Updater._judged
+    newer = threading.Event()
+
+    def meanwhile(self: Updater, data: bytes, name: str) -> object:
+        answer = judged(self, data, name)
+        if data and not newer.is_set():
+            newer.set()
+            publisher.publish("1.2.0", signed=NOW + 10)
+            node.updater(place).channel()
+        return answer
+
+    monkeypatch.setattr(Updater, "_judged", meanwhile)
+    assert updater.channel().version == "1.1.0"
+    assert newer.is_set()
+    assert max(node.memory.trust().newest["stable"].values()) == NOW + 10
+    assert b'"1.2.0"' in node.memory.read("channel-stable")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"<html>Log in</html>", "a web page came"),
+        (b"\n \n<!DOCTYPE html>", "a web page came"),
+        (b'{"error": "log in first"}', "0 lines"),
+        (b"", "0 lines"),
+        (b"please log in\n", "0 lines"),
+    ],
+)
+def test_what_nobody_signed_may_come_otherwise_later(
+    publisher: Publisher, node: FileNode, data: bytes, reason: str
+) -> None:
+    """A portal or a proxy answers: no reason to give a release up."""
+    publisher.publish("1.1.0")
+    before = node.state()
+    with served(publisher.store.folder, answering(200, {}, data)) as (url, _):
+        with pytest.raises(Unreachable, match=reason):
+            node.update(url)
+        assert node.state() == before
+    with served(publisher.store.folder) as (url, _):
+        node.update(url)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_folder_with_what_is_no_file_is_told(
+    publisher: Publisher, node: FileNode, kind: str
+) -> None:
+    publisher.publish("1.1.0")
+    channel = publisher.store.folder / "channels/stable"
+    channel.unlink()
+    os.mkfifo(channel) if kind == "pipe" else channel.mkdir()
+    with pytest.raises(Unreachable, match="channels/stable"):
         node.update(str(publisher.store.folder))
-    assert node.memory.tried_before() is None
+
+
+def tar_header(**fields: bytes) -> bytes:
+    head = bytearray(512)
+    at = {"name": 0, "mode": 100, "size": 124, "mtime": 136, "kind": 156, "magic": 257}
+    for name, value in {"name": b"x", "magic": b"ustar\x0000", **fields}.items():
+        head[at[name] : at[name] + len(value)] = value
+    head[148:156] = b"        "
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tar_header(size=b"-0000000001"),
+        tar_header(size=b"\xff" * 12),
+        tar_header(size=b"\x80" + b"\x7f" * 11, kind=b"x"),
+        tar_header(size=b"\x80" + bytes(5) + b"\x01" + bytes(5), kind=b"L"),
+        tar_header(size=b"00000000000", kind=b"L") * 3000,
+        tar_header(size=b"00000000000", kind=b"x") * 3000,
+        tar_header(size=b"77777777777", kind=b"S"),
+        b"\0" * 100,
+        b"rubbish" * 1000,
+    ],
+)
+def test_a_damaged_tar_is_told(node: FileNode, data: bytes) -> None:
+    place = node.root / "x.tar"
+    place.write_bytes(data)
+    with pytest.raises(UpdateError):
+        node.update(str(place))

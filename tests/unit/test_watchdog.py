@@ -34,7 +34,7 @@ class Machine:
         for name in ("proc", "dev", "run/openrc/started", "run/belay", "etc/belay", "usr/lib"):
             (self.root / name).mkdir(parents=True)
         (self.root / "usr/lib/belay").symlink_to(LIB)
-        (self.root / "etc/belay/settings.json").write_text('{"boot_s": 400}')
+        (self.root / "etc/belay/settings").write_text("boot_s=400\n")
         (self.root / "dev/sda").write_bytes(bytes(1 << 20))
         self.at(10)
         self.cmdline = f"quiet belay.partuuid={GUID}"

@@ -1,22 +1,14 @@
 #!/bin/sh
 # What the services need to know of the disk that the system runs from, and of its settings. Sourced.
 
-# The setting $1 as the updater reads it (updater/node.py): the node's own, else that of the image. With
-# $2, a number that is at least that; what is none counts as not said.
+# The setting $1, as the updater resolved it (updater/node.py): for this node where it has settings of
+# its own, else in the image.
 setting() {
-	for own_file in "${ROOT:-}/run/belay/node/settings.json" "${ROOT:-}/etc/belay/settings.json"; do
-		[ -f "$own_file" ] || continue
-		own_value=$(tr '\n' ' ' <"$own_file" |
-			sed -n "s/.*\"$1\"[[:space:]]*:[[:space:]]*\(\"[^\"]*\"\|[^][,{}[:space:]\"]*\).*/\1/p")
-		case $own_value in
-		'') continue ;;
-		\"*\") [ -z "${2:-}" ] || continue ;;
-		*[!0-9]* | ?????????*) continue ;;
-		*) [ -n "${2:-}" ] && [ "$own_value" -ge "$2" ] || continue ;;
-		esac
-		own_value=${own_value#\"}
-		echo "${own_value%\"}"
-		return 0
+	for own_file in "${ROOT:-}/run/belay/settings" "${ROOT:-}/etc/belay/settings"; do
+		[ ! -s "$own_file" ] || {
+			sed -n "s/^$1=//p" "$own_file"
+			return 0
+		}
 	done
 }
 
