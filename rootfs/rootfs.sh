@@ -3,7 +3,7 @@
 # out/root.sizes, which says how much of it is whose.
 #   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/numbers  in/numbers.awk  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
-#   in/release.json  in/settings.json  in/settings
+#   in/release.json  in/settings.json  in/settings  in/disk-guid
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
 #   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
 #   $SERIAL     nothing: the serial line has no login
@@ -152,7 +152,7 @@ if [ -d in/on-hand ]; then
 fi
 
 mkdir -p "$root/etc/belay"
-cp in/release.json in/settings.json in/settings "$root/etc/belay/"
+cp in/release.json in/settings.json in/settings in/disk-guid "$root/etc/belay/"
 chmod 644 "$root"/etc/belay/*.json
 echo "$STICK_LABEL" >"$root/etc/belay/stick-label"
 echo "$NODE_LABEL" >"$root/etc/belay/node-label"

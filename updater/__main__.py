@@ -126,6 +126,10 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         about_data.append(
             f"/data can't be written: {', '.join(kept)} of data/belay last until the next boot"
         )
+    twins = [
+        f"{twin} has the GUID of the slot that runs, too: take its disk out, or give it other GUIDs"
+        for twin in node.twins
+    ]
     result = {
         "system": node.system._asdict(),
         "slot": node.slot,
@@ -146,7 +150,7 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "site": its.applied(),
         "site_rejected": its.rejected(),
         "watchdog": node.watchdog,
-        "warnings": [*node.warnings, *about_data],
+        "warnings": [*node.warnings, *about_data, *twins],
     }
     if not options.json:
         for name in ("health", "asked"):

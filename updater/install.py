@@ -5,7 +5,8 @@ the kernel's command line as that of the slot image is. Unpacked it is a line of
 bytes before the slots, then those behind them.
 
 The order is what makes it safe: the disk can't be booted before all is on it. The partition tables
-of before go first; the first MiB, with the new one, comes last.
+of before go first; the first MiB, with the new one, comes last. That has GUIDs of its own: disks
+with the same system can be in one machine.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pathlib import Path
 from updater.disk import Disk
 from updater.errors import Refused, UpdateError
 from updater.source import open_source
+from updater.table import SECTOR, with_own_guids
 
 SLOT = ".slot/slot.img"
 FRAME_SIZE_MAX = 256 << 20
 MIB = 1 << 20
+ENDS = 64 << 10  # bytes at the end of a disk, with all of a second table
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> in
     answer = open_source(base).get("frame.gz", FRAME_SIZE_MAX)
     assert answer is not None, "without an etag there is always an answer"
     frame = read_frame(answer[0], argument["belay.frame"])
+    sectors = root / "sys/class/block" / name / "queue/logical_block_size"
+    if sectors.exists() and int(sectors.read_text()) != SECTOR:
+        raise UpdateError(
+            f"{disk} has sectors of {sectors.read_text().strip()} bytes; a system can be installed "
+            f"to disks with sectors of {SECTOR} bytes only"
+        )
     with Disk(Path(disk), exclusive=True) as target:
         if target.size < frame.size:
             raise UpdateError(
@@ -84,14 +93,16 @@ def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> in
 
 def _write(target: Disk, frame: Frame, slot: Path, sha256: str, say: Callable[[str], None]) -> None:
     target.write(0, bytes(MIB))
-    target.write((target.size - MIB) // MIB * MIB, bytes(MIB))
+    # The second table of before lies at the very end, wherever that is.
+    end = target.size // SECTOR * SECTOR
+    target.write(end - ENDS, bytes(ENDS), SECTOR)
     target.flush()
     size = slot.stat().st_size
     for name, offset in zip("ab", frame.slots, strict=True):
         say(f"writing slot {name}")
         with slot.open("rb") as file:
             _copy(target, offset, file, size)
-    first = frame.content.read(MIB)
+    first, second, second_at = with_own_guids(frame.content.read(MIB))
     rest = _copy(target, MIB, frame.content, frame.head - MIB)
     tail_size = frame.size - frame.tail_at
     tail = _copy(target, frame.tail_at, frame.content, tail_size)
@@ -101,6 +112,7 @@ def _write(target: Disk, frame: Frame, slot: Path, sha256: str, say: Callable[[s
         _compare(target, offset, size, sha256)
     _compare(target, MIB, frame.head - MIB, rest)
     _compare(target, frame.tail_at, tail_size, tail)
+    target.write(second_at, second, SECTOR)
     target.write(0, first)
     target.flush()
     _compare(target, 0, MIB, hashlib.sha256(first).hexdigest())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
+BOOTED = "etc/belay/booted"  # the name of the partition of the running slot, by the initramfs
 WARNINGS = "run/belay/warnings"
 WATCHDOG = "run/belay/watchdog"  # by usr/lib/belay/watchdog, which feeds it
 DATA = "data"
@@ -91,6 +92,7 @@ class Node(NamedTuple):
     boot: BootStateFile
     keys: list[PublicKey]
     revoked: frozenset[str] = frozenset()
+    twins: tuple[str, ...] = ()  # partitions of other disks, with the GUID of the running slot
 
     @property
     def other(self) -> str:
@@ -165,7 +167,7 @@ def find_node(root: Path = Path("/")) -> Node:
     if slot not in SLOTS:
         how = "came over the network" if "belay.netboot" in words else "was not booted from a slot"
         raise UpdateError(f"this system {how}: there is no slot to look at or to update")
-    partitions = _partitions(root, words.get("belay.partuuid", ""))
+    partitions, twins = _partitions(root, words.get("belay.partuuid", ""))
     etc = root / ETC
     revoked = etc / "revoked"
     return Node(
@@ -178,6 +180,7 @@ def find_node(root: Path = Path("/")) -> Node:
         boot=BootStateFile(_partition(root, partitions, "esp")),
         keys=read_keys(etc / "keys"),
         revoked=frozenset(revoked.read_text().split() if revoked.exists() else ()),
+        twins=twins,
     )
 
 
@@ -266,23 +269,30 @@ def add_warning(root: Path, text: str) -> None:
             file.write(f"{printable(text)}\n")
 
 
-def _partitions(root: Path, partuuid: str) -> dict[str, Path]:
+def _partitions(root: Path, partuuid: str) -> tuple[dict[str, Path], tuple[str, ...]]:
     """The partitions of the disk that has the running slot, by their names in its table.
 
-    Other disks may have the same names: a copy of this one that was plugged in for repair.
+    The initramfs found the slot and says its name: other disks may have the same names and GUIDs.
+    Which have is the second answer.
     """
     classes = root / "sys/class/block"
     entries = {path.name: _uevent(path / "uevent") for path in classes.iterdir()}
-    for name, values in entries.items():
-        if values.get("PARTUUID", "").lower() == partuuid.lower() and partuuid:
-            disk = (classes / name).resolve().parent
-            siblings = {path.name for path in disk.iterdir()} & entries.keys()
-            return {
-                entries[sibling]["PARTNAME"]: root / "dev" / sibling
-                for sibling in siblings
-                if "PARTNAME" in entries[sibling]
-            }
-    raise UpdateError(f"no disk has the partition {partuuid} that this system was booted from")
+    same = sorted(
+        name
+        for name, values in entries.items()
+        if partuuid and values.get("PARTUUID", "").lower() == partuuid.lower()
+    )
+    booted = _text(root / BOOTED).strip() or (same[0] if same else "")
+    if booted not in entries:
+        raise UpdateError(f"no disk has the partition {partuuid} that this system was booted from")
+    disk = (classes / booted).resolve().parent
+    siblings = {path.name for path in disk.iterdir()} & entries.keys()
+    partitions = {
+        entries[sibling]["PARTNAME"]: root / "dev" / sibling
+        for sibling in siblings
+        if "PARTNAME" in entries[sibling]
+    }
+    return partitions, tuple(name for name in same if name != booted)
 
 
 def _uevent(path: Path) -> dict[str, str]:

@@ -38,7 +38,7 @@ number_at() {
 }
 
 # GRUB. Few file systems: what it can't read can't be used against it.
-modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook test echo true serial terminal
+modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook probe test echo true serial terminal
 	reboot sleep search minicmd gzio"
 # shellcheck disable=SC2086 # words
 grub-mkimage -O x86_64-efi -p /EFI/BOOT -o /tmp/BOOTX64.EFI $modules efi_gop all_video
@@ -71,10 +71,11 @@ mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NO
 	"$disk" $((NODE_SECTORS / 2)) >/dev/null
 
 # 4 KiB blocks and a journal of its final size: a small ext4 would keep small ones for ever. Not larger
-# than a node makes it by itself at its first boot: a larger one is mostly zeros, all over the disk.
+# than a node makes it by itself at its first boot: a larger one is mostly zeros, all over the disk. The
+# node gives it a UUID of its own, which no checksum is to depend on.
 files=$DATA_SECTORS
 [ "$files" -le $((FILES_MIB * 2048)) ] || files=$((FILES_MIB * 2048))
-mke2fs -q -F -t ext4 -b 4096 -J size=8 -L data -U "$DATA_UUID" \
+mke2fs -q -F -t ext4 -O metadata_csum_seed -b 4096 -J size=8 -L data -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((files / 8))
 

@@ -120,8 +120,6 @@ def grub_config(config: Config, disk: Layout) -> str:
     values = {
         "CMDLINE": config.boot.cmdline,
         "PANIC_S": str(PANIC_S),
-        "SLOT_A_GUID": disk["slot-a"].guid,
-        "SLOT_B_GUID": disk["slot-b"].guid,
     }
 
     def fill(match: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ from tasks.core.errors import UserError
 from tasks.core.files import read_text
 from tasks.core.paths import PROJECT
 from tasks.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
-from tasks.disk.layout import FILES_MIB, grub_config, layout, sfdisk_script
+from tasks.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
 from tasks.steps.overlay import OVERLAY, read_modes, script_lines
 from tasks.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
@@ -230,6 +230,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
                 built=config.os.built,
             ),
             "settings.json": _json(**asdict(config.update)),
+            "disk-guid": Content(f"{derived_guid(config, 'disk')}\n".encode()),
             "settings": Content(for_shell(Settings(**asdict(config.update))).encode()),
             **on_hand_inputs,
         },

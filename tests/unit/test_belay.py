@@ -97,6 +97,26 @@ def test_an_update_by_command(
     assert "update     1.1.0 in slot b" in capsys.readouterr().out
 
 
+def test_a_disk_that_looks_the_same_is_told_and_left_alone(
+    root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slots, boot state and node files are those of the disk that the initramfs found."""
+    twin = root / "sys/devices/vdb/vdb3"
+    (twin / "uevent").write_text((root / "sys/devices/vda/vda3/uevent").read_text())
+    for booted, other in (("vda3", "vdb3"), ("vdb3", "vda3")):
+        (root / "etc/belay/booted").write_text(f"{booted}\n")
+        node = find_node(root)
+        assert {path.name[:3] for path in node.partitions.values()} == {booted[:3]}
+        assert node.boot.esp == root / f"dev/{booted[:3]}2"
+        assert node.twins == (other,)
+    (root / "etc/belay/booted").write_text("vda3\n")
+    assert main(["--root", str(root), "status"]) == 0
+    assert "warning: vdb3 has the GUID of the slot that runs, too" in capsys.readouterr().out
+    (root / "etc/belay/booted").write_text("vdc3\n")
+    assert main(["--root", str(root), "status"]) == 1
+    assert "no disk has the partition" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("noted", "told"),
     [

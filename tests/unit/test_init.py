@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -40,7 +41,13 @@ class Boot:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "root"
-        for name in ("proc", "dev", "newroot", "sys/class/block/vda4", "belay/below/sbin"):
+        for name in (
+            "proc",
+            "dev",
+            "newroot/etc/belay",
+            "sys/class/block/vda4",
+            "belay/below/sbin",
+        ):
             (self.root / name).mkdir(parents=True)
         (self.root / "sys/class/block/vda4/uevent").write_text(f"PARTN=4\nPARTUUID={GUID}\n")
         (self.root / "dev/vda4").write_bytes(SLOT)
@@ -63,7 +70,8 @@ class Boot:
             "MOCK": str(self.mock),
             "NOTES": str(self.notes),
             "FAILING": failing,
-            "SLOT_TIMEOUT_S": "1",
+            "SLOT_TIMEOUT_S": "2",
+            "DOUBT_S": "1",
         }
         done = subprocess.run(
             ["sh", INIT], env=env, capture_output=True, text=True, check=False, timeout=60
@@ -107,9 +115,8 @@ def test_devices_without_a_driver_get_one(boot: Boot) -> None:
     [
         (f"belay.partuuid={GUID}", "belay.slot= on the kernel command line: wanted a or b"),
         (f"belay.slot=c belay.partuuid={GUID}", "belay.slot=c on the kernel command line"),
-        ("belay.slot=a", "belay.partuuid= on the kernel command line: wanted a GUID"),
         ("belay.slot=a belay.partuuid=.*", "belay.partuuid=.* on the kernel command line"),
-        ("belay.slot=a belay.partuuid=89701fa8", "no partition 89701fa8 within 1 s"),
+        ("belay.slot=a belay.partuuid=89701fa8", "no partition 89701fa8 within 2 s"),
     ],
 )
 def test_a_wrong_command_line_is_named(boot: Boot, cmdline: str, message: str) -> None:
@@ -157,3 +164,59 @@ def test_a_root_without_init_is_not_started(boot: Boot) -> None:
     code, said = boot.run()
     assert code == 1
     assert "the root part of vda4 has no /sbin/init" in said
+
+
+def add_disk(boot: Boot, disk: str, stamp: str, guid: str = GUID) -> None:
+    """A disk with an ESP and a slot; GRUB noted `stamp` on it."""
+    blocks, device = boot.root / "sys/class/block", boot.root / "sys/devices" / disk
+    for number, name in ((2, "esp"), (4, "slot-b")):
+        partition = device / f"{disk}{number}"
+        partition.mkdir(parents=True)
+        own = guid if name == "slot-b" else f"{disk}-esp"
+        (partition / "uevent").write_text(f"PARTNAME={name}\nPARTUUID={own}\n")
+        (blocks / partition.name).symlink_to(partition)
+    block = f"# GRUB Environment Block\na_state=good\nstamp={stamp}\n".encode()
+    (boot.root / f"dev/{disk}2").write_bytes(bytes(1 << 20) + block.ljust(1024, b"#"))
+    (boot.root / f"dev/{disk}4").write_bytes(SLOT)
+
+
+@pytest.fixture
+def disks(boot: Boot) -> Boot:
+    """Two disks that are the same but for the note; `sda` comes first by its name."""
+    shutil.rmtree(boot.root / "sys/class/block/vda4")
+    add_disk(boot, "sda", "2026111012000")
+    add_disk(boot, "vdb", "202611101200")
+    return boot
+
+
+def booted(boot: Boot) -> str:
+    return (boot.root / "newroot/etc/belay/booted").read_text().strip()
+
+
+def test_of_two_that_are_the_same_the_disk_is_taken_that_was_booted(disks: Boot) -> None:
+    disks.cmdline += " belay.stamp=202611101200"
+    code, said = disks.run()
+    assert (code, said, booted(disks)) == (0, "", "vdb4")
+    assert any("losetup -r -o" in line and line.endswith("/dev/vdb4") for line in disks.done)
+
+
+def test_where_no_disk_has_the_note_one_is_taken_and_that_is_said(disks: Boot) -> None:
+    disks.cmdline += " belay.stamp=999"
+    code, said = disks.run()
+    assert (code, booted(disks)) == (0, "sda4")
+    assert said == "belay: no disk says that it was booted; sda4 was taken\n"
+    warnings = (disks.root / "newroot/etc/belay/boot-warnings").read_text()
+    assert warnings == "no disk says that it was booted; sda4 was taken\n"
+
+
+@pytest.mark.parametrize("guid", ["", "89701fa8-0b32-5483-b3ac-fdb6308d7521"])
+def test_without_its_guid_a_slot_is_found_by_its_name(disks: Boot, guid: str) -> None:
+    """Power was lost while the disk got GUIDs of its own, or GRUB could not tell it."""
+    disks.cmdline = f"quiet belay.slot=b belay.partuuid={guid} belay.stamp=202611101200"
+    code, said = disks.run()
+    assert (code, said, booted(disks)) == (0, "", "vdb4")
+    assert (disks.root / "newroot/etc/belay/booted").read_text() == "vdb4\n"
+    (disks.root / "sys/class/block/vdb4").unlink()
+    (disks.root / "sys/class/block/sda4").unlink()
+    code, said = disks.run()
+    assert code == 1 and "no partition" in said

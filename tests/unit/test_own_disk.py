@@ -10,6 +10,7 @@ import pytest
 from tasks.core.paths import PROJECT
 
 SCRIPT = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"
+SERVICE = PROJECT / "rootfs/overlay/etc/init.d/belay-node"
 NAMES = ("esp", "slot-a", "slot-b", "data")
 
 
@@ -32,31 +33,65 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sh(root: Path, cmdline: str, command: str) -> tuple[int, str]:
-    (root / "proc").mkdir(exist_ok=True)
-    (root / "proc/cmdline").write_text(f"{cmdline}\n")
+def sh(root: Path, command: str, booted: str = "sdb2") -> tuple[int, str]:
+    (root / "etc/belay").mkdir(parents=True, exist_ok=True)
+    (root / "etc/belay/booted").write_text(f"{booted}\n")
+    (root / "etc/belay/node-label").write_text("BELAY\n")
+    script = f". '{SCRIPT}'; {command}"
     done = subprocess.run(
-        ["sh", "-c", f". '{SCRIPT}'; {command}"], env={"ROOT": str(root), "PATH": "/usr/bin:/bin"},
+        ["sh", "-c", script], env={"ROOT": str(root), "PATH": f"{root}/bin:/usr/bin:/bin"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return done.returncode, done.stdout.strip()
 
 
 def test_the_disk_is_that_of_the_booted_slot(root: Path) -> None:
-    # GRUB has the identity in capitals or not, as it likes.
-    cmdline = "quiet belay.partuuid=SDB-2 belay.slot=a"
+    """As the initramfs found it: the GUIDs of both may be the same."""
     command = "own_disk; own_partition data sdb; own_partition data sda"
-    assert sh(root, cmdline, command) == (0, "sdb\nsdb4\nsda4")
+    assert sh(root, command) == (0, "sdb\nsdb4\nsda4")
 
 
-@pytest.mark.parametrize(
-    "cmdline", ["quiet", "belay.partuuid=", "belay.partuuid=sdc-2"], ids=["none", "empty", "gone"]
-)
-def test_without_a_disk_of_its_own_no_other_is_taken(root: Path, cmdline: str) -> None:
-    assert sh(root, cmdline, "disk=$(own_disk) && own_partition data $disk") == (1, "")
-    code, said = sh(root, cmdline, 'own_partition data ""')
+@pytest.mark.parametrize("booted", ["", "sdc2"], ids=["none", "gone"])
+def test_without_a_disk_of_its_own_no_other_is_taken(root: Path, booted: str) -> None:
+    assert sh(root, "disk=$(own_disk) && own_partition data $disk", booted) == (1, "")
+    code, said = sh(root, 'own_partition data ""')
     assert code != 0 and said == ""
 
 
 def test_a_partition_that_the_disk_lacks_is_not_found(root: Path) -> None:
-    assert sh(root, "belay.partuuid=sda-3", "own_partition node sda") == (1, "")
+    assert sh(root, "own_partition node sda") == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "volumes"),
+    [
+        (["sdb4"], "/dev/sdb4"),
+        (["sda4", "sdb4"], "/dev/sdb4"),  # that of another disk with a system is not for this node
+        (["sda4"], ""),
+        (["sdb4", "sdc"], "/dev/sdc"),  # a stick without partitions
+        (["sdb4", "sdbb1"], "/dev/sdbb1"),  # whose name begins as that of the own disk does
+        (["sdbb1", "sdc"], "/dev/sdbb1 /dev/sdc"),
+    ],
+)
+def test_the_node_s_own_files_are_of_a_stick_or_of_its_own_disk(
+    root: Path, labelled: list[str], volumes: str
+) -> None:
+    for disk, partition in (("sdc", ""), ("sdbb", "sdbb1")):
+        device = root / "sys/devices" / disk
+        device.mkdir()
+        (root / "sys/class/block" / disk).symlink_to(device)
+        if partition:
+            (device / partition).mkdir()
+            (root / "sys/class/block" / partition).symlink_to(device / partition)
+    for place in (root / "sys/class/block").iterdir():
+        if place.name[-1].isdigit():
+            (place / "partition").write_text(f"{place.name[-1]}\n")
+    (root / "bin").mkdir()
+    lines = [f'/dev/{name}: LABEL="BELAY" UUID="1-2" TYPE="vfat"' for name in labelled]
+    (root / "bin/blkid").write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    (root / "bin/blkid").chmod(0o755)
+    service = SERVICE.read_text().replace(". /usr/lib/belay/disk.sh", "")
+    (root / "service").write_text(
+        service.replace("/etc/belay/node-label", f"{root}/etc/belay/node-label")
+    )
+    assert sh(root, f". {root}/service; volumes") == (0, volumes)

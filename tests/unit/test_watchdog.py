@@ -14,7 +14,6 @@ import pytest
 
 from tasks.core.paths import PROJECT
 
-GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
 LIB = PROJECT / "rootfs/overlay/usr/lib/belay"
 
 
@@ -25,7 +24,6 @@ class Machine:
         self.root = folder / "root"
         disk = self.root / "sys/devices/sda"
         (disk / "sda3").mkdir(parents=True)
-        (disk / "sda3/uevent").write_text(f"PARTUUID={GUID}\n")
         (disk / "size").write_text("2048\n")
         blocks = self.root / "sys/class/block"
         blocks.mkdir(parents=True)
@@ -34,10 +32,11 @@ class Machine:
         for name in ("proc", "dev", "run/openrc/started", "run/belay", "etc/belay", "usr/lib"):
             (self.root / name).mkdir(parents=True)
         (self.root / "usr/lib/belay").symlink_to(LIB)
+        (self.root / "etc/belay/booted").write_text("sda3\n")
         (self.root / "etc/belay/settings").write_text("boot_s=400\n")
         (self.root / "dev/sda").write_bytes(bytes(1 << 20))
         self.at(10)
-        self.cmdline = f"quiet belay.partuuid={GUID}"
+        self.cmdline = "quiet"
         self.mock = folder / "mock"
         self.mock.write_text(
             f'#!/bin/sh\necho "$*" >>{folder}/notes\n'

@@ -260,7 +260,7 @@ def test_what_is_wrong_with_a_stick_is_said(
             "authorized_keys is empty: ignored",
             "dropbear_ed25519_host_key is not what its name says: ignored",
             "age.key is empty: ignored",
-            "settings.json is not what its name says: ignored",
+            "settings.json is no JSON object, and is ignored: ",
             "this node has no name",
         ):
             assert text in status

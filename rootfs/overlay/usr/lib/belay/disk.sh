@@ -24,12 +24,16 @@ boot_argument() {
 	echo "$own_value"
 }
 
-# The name of the disk with the booted slot, such as sda.
+# The name of the disk with the booted slot, such as sda: the initramfs found it.
 own_disk() {
-	own_entry=$(grep -lix "PARTUUID=$(boot_argument belay.partuuid)" \
-		"${ROOT:-}"/sys/class/block/*/uevent | head -n 1)
-	[ -n "$own_entry" ] || return 1
-	own_entry=$(readlink -f "${own_entry%/uevent}")
+	read -r own_name <"${ROOT:-}/etc/belay/booted" || return 1
+	disk_of "$own_name"
+}
+
+# The name of the disk with the partition $1.
+disk_of() {
+	own_entry=$(readlink -f "${ROOT:-}/sys/class/block/${1:?a partition}")
+	[ -e "$own_entry" ] || return 1
 	own_entry=${own_entry%/*}
 	echo "${own_entry##*/}"
 }
