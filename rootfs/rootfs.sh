@@ -152,8 +152,9 @@ if [ -d in/on-hand ]; then
 fi
 
 mkdir -p "$root/etc/belay"
-cp in/release.json in/settings.json in/settings in/disk-guid "$root/etc/belay/"
-chmod 644 "$root"/etc/belay/*.json
+for file in release.json settings.json settings disk-guid; do
+	install -m 644 "in/$file" "$root/etc/belay/"
+done
 echo "$STICK_LABEL" >"$root/etc/belay/stick-label"
 echo "$NODE_LABEL" >"$root/etc/belay/node-label"
 echo "$OS_NAME $OS_VERSION" >"$root/etc/belay/release"
