@@ -143,6 +143,7 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
             disk.seek(SECTOR + HEADER_CHECKSUM)
             disk.write(bytes(4))
         a_copy_of_the_disk_is_left_alone(node)
+        node.succeed("dmesg | grep 'GPT is invalid, using'")
         assert node.succeed("df -m /data | tail -n 1").split()[1] == total
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
