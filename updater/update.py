@@ -54,6 +54,14 @@ PAUSE_S = 2.0  # before the second attempt; doubled each time
 
 
 @dataclass(frozen=True)
+class Part:
+    """The begin of a packed chunk."""
+
+    chunk: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Offer:
     """What a channel has for this node; `news` says whether it is not what runs already."""
 
@@ -77,6 +85,7 @@ class Updater:
     ) -> None:
         self.node, self.source, self.memory = node, source, memory
         self._progress, self._sleep = progress, sleep
+        self._part = Part(0, b"")  # of a chunk, from a line that was cut
 
     @property
     def keys(self) -> list[PublicKey]:
@@ -244,7 +253,7 @@ class Updater:
         missing = self._missing(disk, manifest, list(range(len(chunks))))
         attempt, fetched = 0, 0
         while missing:
-            before = len(missing)
+            before = len(missing), self._part
             try:
                 for at, size in self._fetch(disk, manifest, missing, first):
                     missing.remove(at)
@@ -254,7 +263,7 @@ class Updater:
                 raise
             except Unreachable:
                 missing = self._missing(disk, manifest, missing)
-                attempt = attempt + 1 if len(missing) == before else 1
+                attempt = attempt + 1 if (len(missing), self._part) == before else 1
                 if attempt == ATTEMPTS:
                     raise
                 self._sleep(PAUSE_S * 2**attempt)
@@ -296,14 +305,9 @@ class Updater:
         with ThreadPoolExecutor(1) as writer:
             begun = False
             for run in _runs(missing, chunks):
-                begin, end = chunks[run[0]].offset, chunks[run[-1]].offset + chunks[run[-1]].size
-                pieces = self.source.stream(blob, begin, end - begin)
                 written: Future[tuple[int, int]] | None = None
-                sizes = [chunks[at].size for at in run]
-                for at, packed in zip(run, cut(pieces, sizes), strict=False):
-                    data = unpacked(packed, manifest.slot.chunk_size(at))
-                    if hashlib.sha256(data).hexdigest() != chunks[at].sha256:
-                        raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
+                for at, packed in self._packed(blob, run, chunks):
+                    data = self._checked(manifest, at, packed)
                     if not begun:
                         first()
                         begun = True
@@ -312,6 +316,38 @@ class Updater:
                     written = writer.submit(write, at, data, len(packed))
                 if written:
                     yield written.result()
+
+    def _checked(self, manifest: Manifest, at: int, packed: bytes) -> bytes:
+        """A chunk, unpacked. Raises Refused where it isn't the signed one."""
+        try:
+            data = unpacked(packed, manifest.slot.chunk_size(at))
+            if hashlib.sha256(data).hexdigest() != manifest.slot.chunks[at].sha256:
+                raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
+        except Refused:
+            if (part := self._part) and part.chunk == at and part.data:
+                self._part = Part(0, b"")
+                raise Unreachable(f"chunk {at} came in two parts that don't fit") from None
+            raise
+        return data
+
+    def _packed(
+        self, blob: str, run: list[int], chunks: tuple[Chunk, ...]
+    ) -> Iterator[tuple[int, bytes]]:
+        """The chunks of a run, packed. What came of the first before is not asked for again."""
+        buffer = bytearray(self._part.data if self._part.chunk == run[0] else b"")
+        begin, end = chunks[run[0]].offset + len(buffer), chunks[run[-1]].offset
+        end += chunks[run[-1]].size
+        done = 0
+        try:
+            pieces = self.source.stream(blob, begin, end - begin)
+            sizes = [chunks[at].size for at in run]
+            for at, packed in zip(run, cut(pieces, sizes, buffer), strict=False):
+                yield at, packed
+                done += 1
+        except Unreachable:
+            self._part = Part(run[done], bytes(buffer))
+            raise
+        self._part = Part(0, b"")
 
 
 def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
@@ -326,9 +362,11 @@ def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
     return runs
 
 
-def cut(pieces: Iterator[bytes], sizes: list[int]) -> Iterator[bytes]:
-    """Cut a stream into parts of these sizes."""
-    buffer = bytearray()
+def cut(
+    pieces: Iterator[bytes], sizes: list[int], buffer: bytearray | None = None
+) -> Iterator[bytes]:
+    """Cut a stream into parts of these sizes; `buffer` has what came of the next one."""
+    buffer = bytearray() if buffer is None else buffer
     for size in sizes:
         while len(buffer) < size:
             piece = next(pieces, b"")
