@@ -40,7 +40,7 @@ cp -R /srv/in/stick belay/media
 mkdir -p sys/class/net/eth0 && touch dev/null
 echo "belay.slot=b belay.partuuid={guid} {argument}" >proc/cmdline
 {prepare}
-sh /srv/in/init || echo "exit $?"
+sh ${INIT:-/srv/in/init} || echo "exit $?"
 echo ---
 cat newroot/etc/belay/boot-warnings 2>/dev/null || true
 grep -h 'mount -t overlay' $NOTES || true
@@ -121,6 +121,62 @@ def test_what_cannot_be_found_is_said(boot: Callable[..., str], apkovl: str, mes
     said = boot(apkovl, one=archive(etc__motd="1"), two=archive(etc__motd="2"))
     assert message in said.split("---")[1]
     assert PLAIN in said and "exit" not in said
+
+
+USB = """
+echo '5.00 1.00' >proc/uptime
+mkdir -p sys/bus/usb/devices/1-1:1.0 && echo 08 >sys/bus/usb/devices/1-1:1.0/bInterfaceClass
+rm dev/sda1
+"""
+# Labels, as blkid finds them: that of the own disk, of another with a system, and of the stick.
+LABELS = """
+mkdir -p belay/below/etc/belay && echo BELAY >belay/below/etc/belay/node-label
+mkdir -p sys/class/block/vda5 sys/devices/sdb/sdb1 sys/devices/sdb/sdb5 sys/devices/sda/sda1
+echo PARTNAME=node >sys/class/block/vda5/uevent
+echo PARTNAME=slot-a >sys/devices/sdb/sdb1/uevent
+for name in sda/sda1 sdb/sdb5; do
+	touch sys/devices/$name/partition sys/devices/$name/uevent
+	ln -s $ROOT/sys/devices/$name sys/class/block/${name#*/}
+done
+touch dev/vda5 dev/sdb5
+cat >/tmp/blkid <<'END'
+#!/bin/sh
+for name in sdb5 vda5 sda1; do
+	[ ! -e /tmp/root/dev/$name ] || echo "/dev/$name: LABEL=\"BELAY\" TYPE=\"vfat\""
+done
+END
+chmod +x /tmp/blkid
+INIT=/tmp/init
+sed 's|blkid |/tmp/blkid |' /srv/in/init >$INIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "more"), [("apkovl=sda1:/host.apkovl.tar.gz", ""), ("apkovl=node", LABELS)]
+)
+def test_an_overlay_of_a_stick_that_comes_later_is_applied(
+    boot: Callable[..., str], argument: str, more: str
+) -> None:
+    """As one behind a hub does."""
+    later = "(sleep 1.5; touch dev/sda1) &"
+    said = boot(argument, f"{USB}{more}{later}", host=archive(etc__motd="hello\n"))
+    assert "belay: applied an apkovl" in said and MOUNTED in said, said
+
+
+@pytest.mark.parametrize(
+    ("argument", "mounted"),
+    [("apkovl=sda1:/host.apkovl.tar.gz", ""), ("apkovl=node", "/dev/vda5")],
+)
+def test_a_stick_that_never_comes_holds_no_boot(
+    boot: Callable[..., str], argument: str, mounted: str
+) -> None:
+    """The own disk's volume counts then; that of another disk with a system never does."""
+    report = "trap 'grep -h nosuid,nodev $NOTES' EXIT"
+    said = boot(argument, f"{USB}{LABELS}export STICK_S=1\n{report}", host=b"")
+    if mounted:
+        assert f"{mounted} /tmp/root/belay/media" in said and "sdb5" not in said, said
+    else:
+        assert "there is no such volume" in said
 
 
 # Answers one request of init, of this machine to itself.
