@@ -214,7 +214,8 @@ def check(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, 
     news, tried = channel.version != node.system.version, memory.tried_before()
     what = "is there" if news else "is running already"
     if news and tried and tried.version == channel.version and tried.rejected:
-        what = f"is there, but was rejected before: {headline(tried.rejected)}"
+        why = headline(tried.rejected)
+        what = f"is there, but was rejected before: {why}; to try it now: belay update --again"
     _say(options, f"release {channel.version} {what}")
     return {"version": channel.version, "news": news}
 

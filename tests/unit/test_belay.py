@@ -191,7 +191,10 @@ def test_what_was_rejected_is_named_with_the_way_to_try_it_again(
     place = ("--from", str(publisher.store.folder))
     assert main(["--root", str(root), "check", *place]) == 0
     said = capsys.readouterr().out
-    assert said == "release 1.1.0 is there, but was rejected before: check 10-own failed: it hung\n"
+    assert said == (
+        "release 1.1.0 is there, but was rejected before: check 10-own failed: it hung; "
+        "to try it now: belay update --again\n"
+    )
     assert main(["--root", str(root), "update", *place]) == 0
     said = capsys.readouterr().out
     assert "(check 10-own failed: it hung)" in said and "belay update --again" in said

@@ -95,3 +95,26 @@ def test_the_node_s_own_files_are_of_a_stick_or_of_its_own_disk(
         service.replace("/etc/belay/node-label", f"{root}/etc/belay/node-label")
     )
     assert sh(root, f". {root}/service; volumes") == (0, volumes)
+
+
+def test_the_driver_that_a_stick_asks_for_last_is_loaded_while_it_is_waited_for(
+    root: Path,
+) -> None:
+    """Its SCSI device comes after all drivers were loaded."""
+    interface = root / "sys/bus/usb/devices/2-1:1.0"
+    scsi = interface / "host2/target2:0:0/2:0:0:0"
+    scsi.mkdir(parents=True)
+    (interface / "bInterfaceClass").write_text("08\n")
+    (root / "sys/bus/scsi/devices").mkdir(parents=True)
+    (root / "sys/bus/scsi/devices/2:0:0:0").symlink_to(scsi)
+    (scsi / "modalias").write_text("scsi:t-0x00\n")
+    (root / "proc").mkdir()
+    (root / "proc/uptime").write_text("8.00 1.00\n")
+    (root / "bin").mkdir()
+    mock = root / "bin/modprobe"
+    mock.write_text(f'#!/bin/sh\necho "$*" >>{root}/done\nmkdir -p "{scsi}/block/sdc"\n')
+    mock.chmod(0o755)
+    service = SERVICE.read_text().replace(". /usr/lib/belay/disk.sh", "")
+    (root / "service").write_text(service)
+    assert sh(root, f". {root}/service; wait_for_stick; echo over") == (0, "over")
+    assert (root / "done").read_text() == "-a -b -q scsi:t-0x00\n"

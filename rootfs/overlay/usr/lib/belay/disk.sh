@@ -12,6 +12,20 @@ setting() {
 	done
 }
 
+# Prints what the devices without a driver ask for.
+missing_drivers() {
+	set --
+	for own_device in "${ROOT:-}"/sys/bus/*/devices/*; do
+		[ ! -e "$own_device/driver" ] && [ -e "$own_device/modalias" ] && set -- "$@" "$own_device/modalias"
+	done
+	[ $# = 0 ] || cat "$@" | sort -u
+}
+
+# Loads the drivers that $1 names.
+load_drivers() {
+	echo "$1" | xargs -r modprobe -a -b -q 2>/dev/null || :
+}
+
 # The value of one word of the kernel's command line.
 boot_argument() {
 	own_value=
