@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     update_.add_argument("--again", action="store_true", help="even if it was rejected before")
     command("confirm", confirm, "declare the running slot good")
     command("rollback", rollback, "go back to the other slot at the next boot")
-    command("history", history, "show what happened, the newest last")
+    history_ = command("history", history, "show what happened, the newest last")
+    history_.add_argument(
+        "--log", action="store_true", help="what the last two boots said that were unhealthy"
+    )
     install_ = command("install", install, "write this system, which came by network, to a disk")
     install_.add_argument("disk", help="the disk, such as /dev/sda")
     install_.add_argument("again", nargs="?", default="", help="the same, if it holds data")
@@ -294,6 +297,8 @@ def rollback(node: Node, memory: Memory, options: argparse.Namespace) -> dict[st
 
 def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
+    if options.log:
+        return _logs(memory, options)
     events = memory.history()
     if not options.json:
         for event in events:
@@ -302,6 +307,17 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
             reason = f": {headline(event.reason)}" if event.reason else ""
             print(f"{when}  {event.what:9}  {event.version} in slot {event.slot}{reason}")
     return {"events": [event._asdict() for event in events]}
+
+
+def _logs(memory: Memory, options: argparse.Namespace) -> dict[str, Any]:
+    from updater.gate import LOG, LOG_BEFORE, LOGS_MAX
+
+    logs = [memory.read(name, LOGS_MAX).decode(errors="replace") for name in (LOG_BEFORE, LOG)]
+    logs = [text for text in logs if text]
+    for text in logs or ["no boot was unhealthy, as far as this node remembers"]:
+        for line in text.splitlines():
+            _say(options, line)
+    return {"logs": logs}
 
 
 def site(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str, Any]:

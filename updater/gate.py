@@ -5,7 +5,10 @@ Every change of the boot state on a running node is here or in `Updater.install`
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from updater.errors import UpdateError, printable
@@ -18,6 +21,9 @@ RESCUE = "rescue"
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
+LOG, LOG_BEFORE = "log", "log-before"  # of the last boot that was unhealthy, and the one before
+LOGS = ("var/log/rc.log", "var/log/messages")
+LOG_MAX, LOGS_MAX = 64 << 10, 256 << 10  # bytes of each, and of all together
 DATA_LOST = "run/belay/data-lost"  # by the service belay-data
 NOTICE = "run/belay/notice"  # is shown at login
 NOT_TRIED = (
@@ -63,6 +69,7 @@ def gate(
             whisper(str(result))
         else:
             say(str(result))
+            _keep_logs(node, memory, str(result))
             memory.note_volatile("health", f"unhealthy: {headline(str(result))}")
             if node.mode == TRIAL:
                 try:
@@ -80,6 +87,26 @@ def gate(
     memory.note_volatile("health", "healthy: all checks passed")
     _confirm_this_boot(node, memory, whisper if node.mode == GOOD else say)
     return True
+
+
+def _keep_logs(node: Node, memory: Memory, why: str) -> None:
+    """Keep what this boot said, which nobody could read after the next one; and that of before."""
+    parts = [f"{node.system.os} {node.system.version} in slot {node.slot}: {headline(why)}\n"]
+    for name in LOGS:
+        with suppress(OSError):
+            with (node.root / name).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - LOG_MAX))
+                text = file.read(LOG_MAX).decode(errors="replace")
+            parts.append(f"--- /{name}\n{printable(text, LOG_MAX)}\n")
+    with suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(["dmesg"], capture_output=True, timeout=10, check=False)
+        text = done.stdout[-LOG_MAX:].decode(errors="replace")
+        parts.append(f"--- the kernel\n{printable(text, LOG_MAX)}\n")
+    with suppress(UpdateError):
+        if before := memory.read(LOG, LOGS_MAX):
+            memory.write(LOG_BEFORE, before)
+        memory.write(LOG, "".join(parts).encode()[-LOGS_MAX:])
 
 
 def _confirm_this_boot(node: Node, memory: Memory, say: Say) -> None:

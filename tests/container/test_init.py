@@ -165,14 +165,21 @@ def test_an_overlay_of_a_stick_that_comes_later_is_applied(
 
 @pytest.mark.parametrize(
     ("argument", "mounted"),
-    [("apkovl=sda1:/host.apkovl.tar.gz", ""), ("apkovl=node", "/dev/vda5")],
+    [
+        ("apkovl=sda1:/host.apkovl.tar.gz", ""),
+        ("apkovl=node", "/dev/vda5"),
+        ("apkovl=auto", "/dev/vda5"),
+    ],
 )
 def test_a_stick_that_never_comes_holds_no_boot(
     boot: Callable[..., str], argument: str, mounted: str
 ) -> None:
     """The own disk's volume counts then; that of another disk with a system never does."""
-    report = "trap 'grep -h nosuid,nodev $NOTES' EXIT"
-    said = boot(argument, f"{USB}{LABELS}export STICK_S=1\n{report}", host=b"")
+    report = "trap \"grep -h 'nosuid,nodev\\|losetup -r' $NOTES\" EXIT"
+    said = boot(argument, f"{USB}{LABELS}export STICK_S=1 USB_QUIET=0\n{report}", host=b"")
+    assert "exit" not in said and PLAIN in said, "the system starts"
+    parts = [line for line in said.splitlines() if "losetup -r" in line]
+    assert len(parts) == 2 and all(line.endswith("/dev/vda4") for line in parts), said
     if mounted:
         assert f"{mounted} /tmp/root/belay/media" in said and "sdb5" not in said, said
     else:

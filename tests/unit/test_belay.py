@@ -529,6 +529,20 @@ def test_nobody_else_can_hold_its_locks(
         assert (root / "run/belay" / name).stat().st_mode & 0o777 == 0o600, name
 
 
+def test_the_logs_of_unhealthy_boots_are_shown(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(root), "history", "--log"]) == 0
+    assert capsys.readouterr().out == "no boot was unhealthy, as far as this node remembers\n"
+    (root / "data/belay").mkdir(parents=True)
+    (root / "data/belay/log").write_text("the last one\n")
+    (root / "data/belay/log-before").write_text("one before\x1b[2J\n")
+    assert main(["--root", str(root), "history", "--log"]) == 0
+    assert capsys.readouterr().out == "one before?[2J\nthe last one\n"
+    code, told = answer(capsys, root, "history", "--log")
+    assert (code, told["logs"]) == (0, ["one before\x1b[2J\n", "the last one\n"])
+
+
 def test_who_reads_no_further_and_who_interrupts_sees_no_traceback(root: Path) -> None:
     words = [sys.executable, "-m", "updater", "--root", str(root)]
     shell = f"{sys.executable} -m updater --root {root} status | true"

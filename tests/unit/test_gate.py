@@ -221,6 +221,24 @@ def test_an_unhealthy_trial_goes_back_where_that_can_t_be_kept(
     assert not well and reboots and "dev/sda2 can't be written" in said
 
 
+def test_what_an_unhealthy_boot_said_is_kept_with_that_of_the_one_before(node: FileNode) -> None:
+    (node.root / "var/log").mkdir(parents=True)
+    check(node, "10-broken", "echo no cable; exit 1")
+    for number in (1, 2, 3):
+        (node.root / "var/log/rc.log").write_text(
+            f"boot {number} \x1b[2J\n" + "x" * 200_000 + "end\n"
+        )
+        (node.root / "var/log/messages").write_text(f"message {number}\n")
+        run(node)
+        node.change(mode=GOOD)
+    for name, number in (("log", 3), ("log-before", 2)):
+        text = node.memory.read(name, gate.LOGS_MAX).decode()
+        assert text.startswith("belay 1.0.0 in slot a: check 10-broken failed: no cable\n")
+        assert f"--- /var/log/messages\nmessage {number}\n" in text
+        assert "xend\n" in text and "boot" not in text.split("---")[1], "the end of what is long"
+        assert len(text) <= gate.LOGS_MAX and "\x1b" not in text
+
+
 def test_only_one_sector_is_written_and_that_of_the_copy(node: FileNode) -> None:
     before = (node.root / "esp").read_bytes()
     run(node)
