@@ -73,3 +73,24 @@ def test_what_was_repaired_is_told_and_its_log_kept(root: Path) -> None:
     assert (root / "run/belay/warnings").read_text() == said
     assert "Inode 12 cleared" in (root / "data/belay/fsck.log").read_text()
     assert (root / "data/belay").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "guid", "given"),
+    [
+        ("belay.stamp=20261128", "AB-1", True),
+        ("belay.stamp=20261128", "cd-2", False),
+        # Installed by a version before, whose boot loader knows the GUIDs of the image alone.
+        ("belay.partuuid=x", "AB-1", False),
+    ],
+)
+def test_a_disk_gets_guids_only_where_its_loader_looks_them_up(
+    root: Path, cmdline: str, guid: str, given: bool
+) -> None:
+    (root / "proc").mkdir()
+    (root / "proc/cmdline").write_text(f"quiet {cmdline}\n")
+    (root / "etc/belay/disk-guid").write_text("ab-1\n")
+    (root / "bin/sfdisk").write_text(f"#!/bin/sh\necho {guid}\n")
+    (root / "bin/sfdisk").chmod(0o755)
+    said = sh(root, "if has_guids_of_image sda; then echo given; else echo kept; fi")
+    assert said == ("given\n" if given else "kept\n")
