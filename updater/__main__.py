@@ -27,6 +27,11 @@ GAVE_WAY = "run/belay/gave-way"  # since when somebody is given way to
 PATIENCE_S, FOR_EVER = 60.0, float("inf")
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
 SOFTWARE = "Software Watchdog"  # as the kernel calls softdog
+CLOCKS = {
+    "server": "a time server keeps it right",
+    "hardware": "from the hardware clock; no time server keeps it right",
+    "release": "no hardware clock knew the time, and no time server keeps it right",
+}
 UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
 
 
@@ -150,8 +155,11 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "rescue": memory.volatile("rescue").get("what"),
         "asked": memory.volatile("asked"),
         "name": node.name,
+        "no_ssh": node.no_ssh,
         "site": its.applied(),
         "site_rejected": its.rejected(),
+        "disk": node.disk,
+        "clock": "server" if memory.clock_is_kept() else node.clock,
         "watchdog": node.watchdog,
         "warnings": [*node.warnings, *about_data, *twins],
     }
@@ -178,6 +186,8 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield f"the next boot is of slot {then}" if then else "no slot is bootable: rescue is next"
     if health := result["health"]:
         yield f"{health['what']} ({health['ago']})"
+    yield _about_disk(result["disk"])
+    yield f"clock: {CLOCKS[result['clock']]}"
     if dog := result["watchdog"]:
         but = "; but not where the kernel itself hangs" if dog["name"] == SOFTWARE else ""
         yield f"watchdog {dog['name']}: a hang ends in a reset after {dog['timeout_s']} s{but}"
@@ -185,6 +195,8 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield "no watchdog: where the kernel hangs, somebody has to switch this machine off and on"
     if node.name:
         yield f"node {node.name}"
+    if without := result["no_ssh"]:
+        yield f"no SSH: the node's files are without {' and '.join(without)}"
     if done := result["site"]:
         how = "" if done["well"] else f", which failed: {done['why']}"
         yield f"site {done['version']}, {len(done['changed'])} changes at this boot{how}"
@@ -192,6 +204,15 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield f"site {gone['version']} was rejected: {gone['why']}"
     for warning in result["warnings"]:
         yield f"warning: {warning}"
+
+
+def _about_disk(disk: Mapping[str, Any]) -> str:
+    size, data, free = (
+        "?" if disk[name] is None else f"{disk[name] / (1 << 30):.1f} GiB"
+        for name in ("size", "data", "data_free")
+    )
+    room = f"/data has {free} free, of {data}" if disk["data"] else "/data can't be used"
+    return f"disk {disk['name']} of {size}; {room}"
 
 
 def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> Iterator[str]:

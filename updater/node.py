@@ -1,6 +1,7 @@
 """What this node is: which slot runs, where its disk and its files are, what it was told."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
 BOOTED = "etc/belay/booted"  # the name of the partition of the running slot, by the initramfs
+SSH_HOST_KEY, SSH_HOLDERS = "dropbear_ed25519_host_key", "authorized_keys"  # of NODE_FILES
 WARNINGS = "run/belay/warnings"
+CLOCK = "run/belay/clock"  # there where the hardware clock was wrong, by init.d/belay-data
 WATCHDOG = "run/belay/watchdog"  # by usr/lib/belay/watchdog, which feeds it
 DATA = "data"
 DATA_FOLDER = "belay"
@@ -35,10 +38,12 @@ LIMITS = {
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
 # What texts look like; others may have any.
 PATTERNS = {
+    "log": r"(udp://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?)?",
     "channel": r"[a-z0-9][a-z0-9._-]{0,63}",
     "stick": r"[A-Z0-9_-]{0,11}",
     "window": rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
 }
+SECTOR = 512  # what the kernel counts the size of a disk in
 KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 TEXT_MAX = 2000  # characters
 RESOLVED = "run/belay/settings"  # what counts on this node, for the shell: lines NAME=VALUE
@@ -51,7 +56,7 @@ class Settings(NamedTuple):
     hours in which a node may update and reboot by itself, as 22-4 in its local time; `stick` the
     label of sticks with releases. `deadline_s` is for all health checks together, and for applying
     the site; `boot_s` for a boot to be confirmed, else the watchdog ends it. Of `proxy` and
-    `no_proxy` see `server.Access`.
+    `no_proxy` see `server.Access`; `log` is where syslog goes, too, as udp://HOST:PORT (RFC 3164).
     """
 
     url: str = ""
@@ -66,6 +71,7 @@ class Settings(NamedTuple):
     site: bool = False  # whether the server has a configuration for this node
     proxy: str = ""
     no_proxy: str = ""
+    log: str = ""
 
 
 class System(NamedTuple):
@@ -115,6 +121,12 @@ class Node(NamedTuple):
         return _text(self.root / NODE_FILES / "name").strip()
 
     @property
+    def no_ssh(self) -> list[str]:
+        """Which of its own files are missing that SSH needs (init.d/belay-ssh)."""
+        files = self.root / NODE_FILES
+        return [name for name in (SSH_HOST_KEY, SSH_HOLDERS) if not (files / name).is_file()]
+
+    @property
     def boot_id(self) -> str:
         """What the kernel calls this boot."""
         return _text(self.root / "proc/sys/kernel/random/boot_id").strip()
@@ -147,6 +159,30 @@ class Node(NamedTuple):
     def warn(self, text: str) -> None:
         """Add a warning, once for each boot. Where that can't be, the work goes on."""
         add_warning(self.root, text)
+
+    @property
+    def disk(self) -> dict[str, Any]:
+        """The disk that it runs from: its `name` and `size`; of /data `data` and `data_free`.
+
+        In bytes. What can't be told, such as where /data isn't mounted, is None.
+        """
+        slot = self.root / "sys/class/block" / self.slots[self.slot].name
+        disk = slot.resolve().parent
+        sectors = _text(disk / "size").strip()
+        size = int(sectors) * SECTOR if sectors.isdigit() else None
+        found = {"name": disk.name, "size": size, "data": None, "data_free": None}
+        with suppress(OSError):  # of a disk that is gone
+            if self.has_data:
+                room = os.statvfs(self.root / DATA)
+                found["data"] = room.f_blocks * room.f_frsize
+                found["data_free"] = room.f_bavail * room.f_frsize
+        return found
+
+    @property
+    def clock(self) -> str:
+        """Where this boot had the time from before anybody set it: hardware, or release."""
+        none = (self.root / CLOCK).exists() or not (self.root / "sys/class/rtc/rtc0").exists()
+        return "release" if none else "hardware"
 
     @property
     def watchdog(self) -> dict[str, Any] | None:

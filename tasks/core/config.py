@@ -173,6 +173,7 @@ class Node:
     ntp: tuple[str, ...] = _texts(
         ("pool.ntp.org",), r"[A-Za-z0-9][A-Za-z0-9.:-]*", "names or addresses of time servers"
     )
+    log: str = _text("", PATTERNS["log"], "udp://HOST, udp://HOST:PORT, or nothing")
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
     on_hand_inputs: dict[str, Input] = (
         {"on-hand": more, INDEX: Result("on-hand", INDEX)} if more else {}
     )
+    settings = Settings(**asdict(config.update), log=config.node.log)
     return Step(
         name="rootfs",
         script=folder / "rootfs.sh",
@@ -229,9 +230,9 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
                 version=config.os.version,
                 built=config.os.built,
             ),
-            "settings.json": _json(**asdict(config.update)),
+            "settings.json": _json(**settings._asdict()),
             "disk-guid": Content(f"{derived_guid(config, 'disk')}\n".encode()),
-            "settings": Content(for_shell(Settings(**asdict(config.update))).encode()),
+            "settings": Content(for_shell(settings).encode()),
             **on_hand_inputs,
         },
         env={

@@ -92,6 +92,7 @@ class Hardware:
             code, _ = firmware()
             words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
             words += ["-drive", f"if=pflash,format=raw,file={_escaped(self.variables)}"]
+            words += ["-device", "VGA"]  # GRUB 2.06 calls it an error when there is no screen
         words += self._disk()
         if self.watchdog:
             words += ["-device", "i6300esb", "-action", "watchdog=reset"]

@@ -141,6 +141,43 @@ def test_what_a_hang_would_do_is_told(
     )
 
 
+def test_status_tells_of_the_disk_and_the_clock(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = False
+    monkeypatch.setattr("updater.memory._clock_is_kept", lambda: kept)
+    (root / "sys/devices/vda/size").write_text("33554432\n")
+    assert main(["--root", str(root), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "disk vda of 16.0 GiB; /data can't be used\n" in said
+    assert "clock: no hardware clock knew the time, and no time server keeps it right\n" in said
+    files = "dropbear_ed25519_host_key and authorized_keys"
+    assert f"no SSH: the node's files are without {files}\n" in said
+    (root / "run/belay/node/dropbear_ed25519_host_key").touch()
+
+    (root / "data").mkdir(exist_ok=True)
+    (root / "proc/mounts").write_text("/dev/vda6 /data ext4 rw 0 0\n")
+    (root / "sys/class/rtc/rtc0").mkdir(parents=True)
+    room = os.statvfs(root)
+    assert main(["--root", str(root), "status"]) == 0
+    said = capsys.readouterr().out
+    assert f" free, of {room.f_blocks * room.f_frsize / (1 << 30):.1f} GiB\n" in said
+    assert "clock: from the hardware clock; no time server" in said
+
+    assert "no SSH: the node's files are without authorized_keys\n" in said
+
+    (root / "run/belay/node/authorized_keys").touch()
+    (root / "run/belay/clock").touch()  # it was behind what is signed
+    kept = True
+    _, status = answer(capsys, root, "status")
+    assert status["clock"] == "server"
+    assert isinstance(status["disk"], dict) and status["disk"]["size"] == 16 << 30
+    kept = False
+    assert answer(capsys, root, "status")[1]["clock"] == "release"
+    assert main(["--root", str(root), "status"]) == 0
+    assert "SSH" not in capsys.readouterr().out
+
+
 def test_what_was_left_is_not_tried_again_by_itself(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:

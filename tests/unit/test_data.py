@@ -60,6 +60,7 @@ def test_the_clock_is_not_behind_what_was_signed(
         (root / "data/belay/trust.json").write_text(text)
     sh(root, "set_clock_floor")
     assert (root / "set").read_text() == f"@{floor}\n"
+    assert (root / "run/belay/clock").exists(), "belay status tells of it"
 
 
 def test_what_was_repaired_is_told_and_its_log_kept(root: Path) -> None:

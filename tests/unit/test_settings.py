@@ -65,6 +65,8 @@ def test_without_own_settings_those_of_the_image_count(root: Path) -> None:
         ('{\n  "interval_s" :\t20\n ,"boot_s":60, "url":"" }', {"interval_s": 20, "boot_s": 60}),
         ('{"url": "http://a/?boot_s=77&x=[1]"}', {"url": "http://a/?boot_s=77&x=[1]"}),
         ('{"window": "22-4"}', {"window": "22-4"}),
+        ('{"log": "udp://log.example:5514"}', {"log": "udp://log.example:5514"}),
+        ('{"log": "udp://[fd00::1]"}', {"log": "udp://[fd00::1]"}),
         ('{"interval_s": 31622400}', {"interval_s": 31622400}),
     ],
 )
@@ -98,6 +100,8 @@ def test_what_makes_sense_counts(root: Path, own: str, counts: dict[str, object]
         '"channel": "my channel"',
         '"channel": "../x"',
         '"colour": "red"',
+        '"log": "log.example"',
+        '"log": "udp://log.example -O /data/x"',
         json.dumps("url") + ": " + json.dumps("a\x1b[2J"),
         json.dumps("url") + ": " + json.dumps("x" * 3000),
     ],

@@ -59,6 +59,9 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.wait_until_confirmed()
         machine.power_cut()
         assert read_boot_state(machine.disk).slots["a"] == SlotState("good", 8), "confirmed"
+    said = machine.log.read_text(errors="replace")
+    assert "video mode" not in said
+    assert " * " not in said.rpartition("login: ")[2], "nothing comes into what is typed"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -87,7 +89,7 @@ class Ssh:
 
     def wait_until_confirmed(self) -> None:
         """Wait until the node can be reached, and its health checks are through."""
-        self.machine.wait_for_console("Looking at the health of this boot")
+        self.machine.wait_for_console("OpenRC .* is starting up")
         self.machine.wait_until(lambda: not self.run("true").returncode, 600)
         self.succeed("until [ -e /run/belay/confirmed ]; do sleep 1; done")
 
@@ -110,6 +112,10 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
     (own / "interfaces").write_text(
         "auto lo\niface lo inet loopback\n\nauto lan0\niface lan0 inet dhcp\n"
     )
+    logs = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    logs.bind(("127.0.0.1", 0))
+    to = f"udp://10.0.2.2:{logs.getsockname()[1]}"
+    (own / "settings.json").write_text(json.dumps({"log": to}))
     project.inv("key.packages")
     settings = {"BELAY_ALPINE_AVAILABLE": "curl", "BELAY_LOGIN_SERIAL": "false"}
     project.inv("node.image", "crag-7", **settings)
@@ -131,6 +137,7 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         assert "Permission denied (publickey)" in node.run(*alone, "true").stdout
         assert node.fail("pgrep -f ttyS0") == ""
         assert "login:" not in machine.log.read_text()
+        its_log_arrives(logs, node)
         packages_on_hand_are_installed(node)
         its_files_are_written_from_afar(project, node)
         node.succeed("sync")
@@ -148,6 +155,19 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         with machine.disk.open("rb") as disk:
             assert read_table(disk)["data"].end > 1024 * MIB
         power_that_comes_and_goes_ends_in_a_rescue(node)
+
+
+def its_log_arrives(logs: socket.socket, node: Ssh) -> None:
+    """What the kernel said from the start, and what programs say now."""
+    with logs:
+        logs.settimeout(600)
+        node.succeed("logger -t crag hello")
+        seen = b""
+        while b"belay: started openrc" not in seen or b"crag: hello" not in seen:
+            seen += logs.recv(65536) + b"\n"
+    assert "syslog" in (running := node.succeed("rc-status boot"))
+    assert "crashed" not in running
+    assert "crag: hello" in node.succeed("cat /var/log/messages")
 
 
 def power_that_comes_and_goes_ends_in_a_rescue(node: Ssh) -> None:
