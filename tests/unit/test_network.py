@@ -20,15 +20,16 @@ esac
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("sys/class/net/lo", "proc", "run/belay", "etc/network", "bin"):
+    for folder in ("sys/class/net/lo", "proc", "run/belay/node", "etc/network", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "sys/class/net/lo/type").write_text("772\n")
     (tmp_path / "proc/uptime").write_text("5.00 1.00\n")
     (tmp_path / "etc/network/interfaces").write_text(
         (OVERLAY / "etc/network/interfaces").read_text()
     )
-    (tmp_path / "bin/ip").write_text(IP)
-    (tmp_path / "bin/ip").chmod(0o755)
+    for name, text in (("ip", IP), ("ifup", '#!/bin/sh\necho "ifup $*" >>"$ROOT/done"\n')):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
 
 
@@ -45,7 +46,6 @@ def add_card(root: Path, name: str, address: str = "", link: bool = True, **more
 def sh(root: Path, service: str, command: str) -> str:
     text = (OVERLAY / "etc/init.d" / service).read_text()
     text = text.replace(". /usr/lib/belay/disk.sh", "")
-    text = text.replace("warnings=/run/belay", f"warnings={root}/run/belay")
     more = "ebegin() { :; }; eend() { :; }; ewarn() { :; }; card_s=1; link_s=1"
     done = subprocess.run(
         ["sh", "-uc", f"{text}\n{more}\n{command}"],
@@ -102,8 +102,8 @@ ONE, TWO, THREE = (f"02:00:00:00:00:0{number}" for number in (1, 2, 3))
 def test_cards_get_the_names_of_the_table(root: Path, table: str, names: dict[str, str]) -> None:
     for number, address in enumerate((ONE, TWO, THREE)):
         add_card(root, f"eth{number}", address)
-    (root / "mactab").write_text(table)
-    sh(root, "belay-node", f"name_cards {root}/mactab")
+    (root / "run/belay/node/mactab").write_text(table)
+    sh(root, "belay-network", "start")
     cards = root / "sys/class/net"
     found = {place.parent.name: place.read_text().strip() for place in cards.glob("*/address")}
     assert found == names
@@ -112,11 +112,19 @@ def test_cards_get_the_names_of_the_table(root: Path, table: str, names: dict[st
 
 def test_a_card_that_is_not_there_is_told(root: Path) -> None:
     add_card(root, "eth0", ONE)
-    (root / "mactab").write_text(f"lan {TWO}\nwan {ONE}\n")
-    sh(root, "belay-node", f"name_cards {root}/mactab")
+    (root / "run/belay/node/mactab").write_text(f"lan {TWO}\nwan {ONE}\n")
+    sh(root, "belay-network", "start")
     warnings = (root / "run/belay/warnings").read_text()
     assert warnings == f"mactab: no card has the address {TWO}\n"
     assert (root / "sys/class/net/wan").exists()
+
+    # It is told once, and comes later: then it has its name, and asks for its address.
+    sh(root, "belay-network", "again")
+    add_card(root, "eth1", TWO)
+    sh(root, "belay-network", "again")
+    assert (root / "run/belay/warnings").read_text() == warnings
+    assert "iface lan inet dhcp\n" in (root / "run/belay/interfaces").read_text()
+    assert (root / "done").read_text().endswith("link set dev wan up\nifup -a\n")
 
 
 def test_name_servers_of_static_addresses_are_used(root: Path) -> None:

@@ -50,6 +50,11 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.detach_usb()
         machine.wait_until_succeeds("! grep -q sdb /proc/partitions")
 
+        # A card that is plugged in gets its driver and its address, by itself.
+        machine.qmp("netdev_add", type="user", id="late", net="10.0.3.0/24")
+        machine.qmp("device_add", driver="usb-net", id="late-card", netdev="late", bus="usb.0")
+        machine.wait_until_succeeds("ip addr | grep 'inet 10.0.3.15'")
+
         machine.type("reboot\n")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
