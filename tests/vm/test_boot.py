@@ -52,8 +52,10 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
 
         # A card that is plugged in gets its driver and its address, by itself.
         machine.qmp("netdev_add", type="user", id="late", net="10.0.3.0/24")
-        machine.qmp("device_add", driver="usb-net", id="late-card", netdev="late", bus="usb.0")
+        machine.qmp("device_add", driver="virtio-net-pci", id="late-card", netdev="late")
         machine.wait_until_succeeds("ip addr | grep 'inet 10.0.3.15'")
+        assert "vda6" in machine.succeed("ls -l /dev/disk/by-label/data")
+        assert machine.succeed("find /dev -type d -perm -2 ! -perm -1000") == ""
 
         machine.type("reboot\n")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
