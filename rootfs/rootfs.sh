@@ -173,11 +173,10 @@ for server in $NTP; do
 done
 [ -e "$overlay/etc/conf.d/ntpd" ] || echo "NTPD_OPTS=\"-N$servers\"" >"$root/etc/conf.d/ntpd"
 
-# A card that is plugged in gets its address; the ends of tunnels and containers are no cards.
-# shellcheck disable=SC2016 # for mdev
+# A card that is plugged in gets its address.
 [ -e "$overlay/etc/mdev.conf" ] ||
 	sed -i '1i\
--SUBSYSTEM=net;.*	root:root	0600	@[ ! -e "/sys/class/net/$INTERFACE/device" ] || rc-service --ifstarted belay-network again' \
+-SUBSYSTEM=net;.*	root:root	0600	*/usr/lib/belay/card' \
 		"$root/etc/mdev.conf"
 
 [ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"

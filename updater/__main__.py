@@ -112,7 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     site_ = command("site", site, "try the site's newest configuration, keep it or go back")
     site_.add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
     site_.set_defaults(place="")
-    command("gate", run_gate, "look at the health of this boot and act on it (a service does it)")
+    about = "look at the health of this boot and act on it (a service does it)"
+    command("gate", run_gate, about).add_argument("--overdue", default="", help=argparse.SUPPRESS)
     return parser
 
 
@@ -158,6 +159,8 @@ def status(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str,
         "no_ssh": node.no_ssh,
         "site": its.applied(),
         "site_rejected": its.rejected(),
+        "confirmed": node.confirmed,
+        "starting": node.starting,
         "disk": node.disk,
         "clock": "server" if memory.clock_is_kept() else node.clock,
         "watchdog": node.watchdog,
@@ -186,8 +189,13 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
         yield f"the next boot is of slot {then}" if then else "no slot is bootable: rescue is next"
     if health := result["health"]:
         yield f"{health['what']} ({health['ago']})"
+    elif not result["confirmed"]:
+        names = ", ".join(result["starting"])
+        what = f"these services still start: {names}" if names else "its checks come next"
+        yield f"this boot is not confirmed yet: {what}"
     yield _about_disk(result["disk"])
-    yield f"clock: {CLOCKS[result['clock']]}"
+    now = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    yield f"clock: {now}; {CLOCKS[result['clock']]}"
     if dog := result["watchdog"]:
         but = "; but not where the kernel itself hangs" if dog["name"] == SOFTWARE else ""
         yield f"watchdog {dog['name']}: a hang ends in a reset after {dog['timeout_s']} s{but}"
@@ -208,11 +216,16 @@ def _about_node(node: Node, state: BootState, result: Mapping[str, Any]) -> Iter
 
 def _about_disk(disk: Mapping[str, Any]) -> str:
     size, data, free = (
-        "?" if disk[name] is None else f"{disk[name] / (1 << 30):.1f} GiB"
+        "?" if disk[name] is None else _in_units(disk[name])
         for name in ("size", "data", "data_free")
     )
     room = f"/data has {free} free, of {data}" if disk["data"] else "/data can't be used"
     return f"disk {disk['name']} of {size}; {room}"
+
+
+def _in_units(size: int) -> str:
+    gib = size / (1 << 30)
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{size >> 20} MiB"
 
 
 def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> Iterator[str]:
@@ -220,7 +233,7 @@ def _about_updates(node: Node, state: BootState, result: Mapping[str, Any]) -> I
     if settings.url:
         yield f"channel {settings.channel} of {settings.url}"
     else:
-        yield "no server is set: url in [update] of image.toml"
+        yield "no server is set: url in [update] of image.toml, or in the node's settings.json"
     if asked := result["asked"]:
         yield f"asked {asked['ago']}: {asked['what']}"
     if result["rejected"]:
@@ -302,7 +315,7 @@ def confirm(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
     from updater import gate
 
     with _alone(node):
-        gate.confirm(node, memory, lambda text: _say(options, text))
+        gate.confirm_by_hand(node, memory, lambda text: _say(options, text))
     _say(options, f"the next boot is of slot {boots_next(node.boot.read())}")
     return {"slot": node.slot}
 
@@ -322,6 +335,8 @@ def history(node: Node, memory: Memory, options: argparse.Namespace) -> dict[str
         return _logs(memory, options)
     events = memory.history()
     if not options.json:
+        if not events:
+            print("nothing happened yet, as far as this node remembers")
         for event in events:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
             # One line for each event; all of a reason is in the JSON, and the last in the status.
@@ -421,6 +436,9 @@ def run_gate(node: Node, memory: Memory, options: argparse.Namespace) -> dict[st
     """See the parser."""
     from updater import gate
 
+    if options.overdue:  # whoever has the lock may be what hangs
+        gate.overdue(node, memory, options.overdue)
+        return {}
     with _alone(node, FOR_EVER):
         well = gate.gate(node, memory, _say_on_console, _reboot, _whisper)
     return {"well": well, "code": 0 if well else 1}

@@ -15,14 +15,15 @@ from updater.errors import UpdateError, printable
 from updater.grubenv import BAD, GOOD, TRIAL
 from updater.health import run_checks
 from updater.memory import Memory, Tried, headline
-from updater.node import Node
+from updater.node import CONFIRMED, Node
 
 RESCUE = "rescue"
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
-CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
 LOG, LOG_BEFORE = "log", "log-before"  # of the last boot that was unhealthy, and the one before
-LOGS = ("var/log/rc.log", "var/log/messages")
+# The first has what services said since the runlevel began, until all of them have started.
+LOGS = ("run/openrc/rc.log", "var/log/rc.log", "var/log/messages")
+OVERDUE = "overdue"  # why the boot before was given up, and that of which release
 LOG_MAX, LOGS_MAX = 64 << 10, 256 << 10  # bytes of each, and of all together
 DATA_LOST = "run/belay/data-lost"  # by the service belay-data
 NOTICE = "run/belay/notice"  # is shown at login
@@ -82,11 +83,26 @@ def gate(
             if node.mode == RESCUE:
                 _mark_confirmed(node)  # of this boot: an update may mend it
             else:
-                _confirm_this_boot(node, memory, say)
+                _confirm_this_boot(node, memory, lambda text: say(f"all the same, {text}"))
             return False
     memory.note_volatile("health", "healthy: all checks passed")
     _confirm_this_boot(node, memory, whisper if node.mode == GOOD else say)
     return True
+
+
+def overdue(node: Node, memory: Memory, why: str) -> None:
+    """Keep what can be known of a boot that is reset, as it was not confirmed in time."""
+    names = ", ".join(node.starting)
+    reason = f"{why}; still starting: {names}" if names else why
+    _keep_logs(node, memory, reason)
+    memory.note("unhealthy", node.system.version, node.slot, reason)
+    memory.write(OVERDUE, f"{node.system.version}\n{printable(reason)}".encode())
+
+
+def _why_overdue(memory: Memory, version: str) -> str:
+    """Why the last boot of a release was reset; nothing where it wasn't."""
+    of, _, reason = memory.read(OVERDUE).decode(errors="replace").partition("\n")
+    return reason if of == version else ""
 
 
 def _keep_logs(node: Node, memory: Memory, why: str) -> None:
@@ -132,6 +148,7 @@ def confirm(node: Node, memory: Memory, say: Say) -> None:
     node.boot.write(state._replace(last_good=node.slot, rescues=0))
     say(f"slot {node.slot} is good: {node.system.os} {node.system.version}")
     _mark_confirmed(node)
+    memory.forget(OVERDUE)
     if before.slots[node.slot].state != TRIAL:
         return
     memory.note("confirmed", node.system.version, node.slot)
@@ -160,12 +177,25 @@ def reject(node: Node, memory: Memory, reason: str, say: Say, unreached: bool = 
     node.boot.write(state._replace(order=(node.other, node.slot), why="gate"))
 
 
+def confirm_by_hand(node: Node, memory: Memory, say: Say) -> None:
+    """The same by the wish of a person, who may take a rollback back. Raises UpdateError."""
+    confirm(node, memory, say)
+    tried = memory.tried()
+    if tried and tried.rejected and tried.slot == node.slot:
+        memory.keep_tried(tried._replace(rejected="", confirmed=True))
+        memory.note("confirmed", node.system.version, node.slot, "by belay confirm")
+        _notice(node, memory)
+
+
 def roll_back(node: Node, memory: Memory, say: Say) -> None:
     """Go back to the other slot at the next boot, by the wish of a person. Raises UpdateError."""
     state = node.boot.read()
     other = state.slots[node.other]
     if other.state != GOOD:
         raise UpdateError(f"slot {node.other} is {other.state}: there is nothing to go back to")
+    if state.slots[node.slot].state == BAD and state.order[0] == node.other:
+        say(f"slot {node.other} is booted next already")
+        return
     _note_rejected(memory, node.system.version, node.slot, "by belay rollback")
     order = (node.other, node.slot)
     node.boot.write(state.with_slot(node.slot, BAD)._replace(order=order, last_good=node.other))
@@ -185,7 +215,8 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
         memory.note("data", node.system.version, node.slot, lost.read_text().strip())
         lost.unlink()
     if node.mode == RESCUE:
-        reason = f"{RESCUED}; the last one left:\n{panic}" if panic else RESCUED
+        left = panic or _why_overdue(memory, node.system.version)
+        reason = f"{RESCUED}; the last one left:\n{left}" if left else RESCUED
         say(f"this boot of slot {node.slot} is a rescue: {reason}")
         memory.note_volatile("rescue", reason)
         memory.note("rescue", node.system.version, node.slot, reason)
@@ -204,7 +235,8 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
     if slot.state != BAD or not (state.why == "panic" or state.tried == tried.version):
         return
     trace = panic or memory.read("panic").decode(errors="replace")
-    reason = f"the kernel panicked:\n{trace}" if trace else WITHOUT_TRACE
+    late = _why_overdue(memory, tried.version)
+    reason = f"the kernel panicked:\n{trace}" if trace else late or WITHOUT_TRACE
     say(f"release {tried.version} in slot {tried.slot} was rejected: {reason}")
     _note_rejected(memory, tried.version, tried.slot, reason)
     memory.forget("panic")

@@ -22,6 +22,8 @@ NODE_FILES = "run/belay/node"
 BOOTED = "etc/belay/booted"  # the name of the partition of the running slot, by the initramfs
 SSH_HOST_KEY, SSH_HOLDERS = "dropbear_ed25519_host_key", "authorized_keys"  # of NODE_FILES
 WARNINGS = "run/belay/warnings"
+CONFIRMED = "run/belay/confirmed"  # from then on the watchdog is fed for good
+STARTING = "run/openrc/starting"  # a link for each service that is just starting
 CLOCK = "run/belay/clock"  # there where the hardware clock was wrong, by init.d/belay-data
 WATCHDOG = "run/belay/watchdog"  # by usr/lib/belay/watchdog, which feeds it
 DATA = "data"
@@ -36,14 +38,21 @@ LIMITS = {
     "boot_s": (60, 86400),
 }
 HOUR = "(?:[0-9]|1[0-9]|2[0-3])"
+PORT = "(?:6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
 # What texts look like; others may have any.
 PATTERNS = {
-    "log": r"(udp://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:[0-9]{1,5})?)?",
+    "log": rf"(udp://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(:{PORT})?)?",
     "channel": r"[a-z0-9][a-z0-9._-]{0,63}",
     "stick": r"[A-Z0-9_-]{0,11}",
     "window": rf"((?P<first>{HOUR})-(?!(?P=first)$){HOUR})?",
 }
 SECTOR = 512  # what the kernel counts the size of a disk in
+WANTED = {  # the same in words
+    "channel": "small letters, digits, . _ -",
+    "log": "udp://HOST, udp://HOST:PORT, or nothing",
+    "stick": "up to 11 capital letters or digits",
+    "window": "two different hours from 0 to 23, like 22-4, or nothing",
+}
 KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 TEXT_MAX = 2000  # characters
 RESOLVED = "run/belay/settings"  # what counts on this node, for the shell: lines NAME=VALUE
@@ -161,6 +170,18 @@ class Node(NamedTuple):
         add_warning(self.root, text)
 
     @property
+    def confirmed(self) -> bool:
+        """Whether this boot was."""
+        return (self.root / CONFIRMED).exists()
+
+    @property
+    def starting(self) -> list[str]:
+        """The services that are just starting, apart from that which waits for all."""
+        folder = self.root / STARTING
+        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+        return sorted(name for name in names if name != "belay-gate")
+
+    @property
     def disk(self) -> dict[str, Any]:
         """The disk that it runs from: its `name` and `size`; of /data `data` and `data_free`.
 
@@ -266,7 +287,7 @@ def _problem(name: str, value: object) -> str:
         if len(value) > TEXT_MAX or not value.isprintable():
             return f"wanted up to {TEXT_MAX} characters that can be printed"
         pattern = PATTERNS.get(name)
-        return "" if pattern is None or re.fullmatch(pattern, value) else f"wanted {pattern}"
+        return "" if pattern is None or re.fullmatch(pattern, value) else f"wanted {WANTED[name]}"
     least, most = LIMITS.get(name, (0, 1))
     assert isinstance(value, int)
     return "" if least <= value <= most else f"wanted {least} to {most}"
@@ -319,6 +340,11 @@ def _partitions(root: Path, partuuid: str) -> tuple[dict[str, Path], tuple[str, 
         if partuuid and values.get("PARTUUID", "").lower() == partuuid.lower()
     )
     booted = _text(root / BOOTED).strip() or (same[0] if same else "")
+    if booted not in entries and (root / BOOTED).exists():
+        raise UpdateError(
+            f"the disk with {booted}, from which this system was booted, is gone; where there is a "
+            "watchdog, it resets this machine within minutes"
+        )
     if booted not in entries:
         raise UpdateError(f"no disk has the partition {partuuid} that this system was booted from")
     disk = (classes / booted).resolve().parent

@@ -22,7 +22,7 @@ import tomli
 from tasks.core.errors import UserError
 from tasks.core.paths import CONFIG_FILE, VARIABLES
 from updater.formats import NAME, VERSION
-from updater.node import LIMITS, PATTERNS
+from updater.node import LIMITS, PATTERNS, WANTED
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -173,7 +173,7 @@ class Node:
     ntp: tuple[str, ...] = _texts(
         ("pool.ntp.org",), r"[A-Za-z0-9][A-Za-z0-9.:-]*", "names or addresses of time servers"
     )
-    log: str = _text("", PATTERNS["log"], "udp://HOST, udp://HOST:PORT, or nothing")
+    log: str = _text("", PATTERNS["log"], WANTED["log"])
 
 
 @dataclass(frozen=True)
@@ -186,16 +186,12 @@ class Update:
     channel: str = _text("stable", NAME.pattern, "small letters, digits, . _ -")
     rate: int = _whole(0, *LIMITS["rate"])
     interval_s: int = _whole(3600, *LIMITS["interval_s"])
-    window: str = _text(
-        "",
-        PATTERNS["window"],
-        "two different hours from 0 to 23, like 22-4, or nothing",
-    )
+    window: str = _text("", PATTERNS["window"], WANTED["window"])
     network: bool = False
     deadline_s: int = _whole(300, *LIMITS["deadline_s"])
     boot_s: int = _whole(600, *LIMITS["boot_s"])
     site: bool = False
-    stick: str = _text("BELAYUPDATE", r"[A-Z0-9_-]{0,11}", "up to 11 capital letters or digits")
+    stick: str = _text("BELAYUPDATE", PATTERNS["stick"], WANTED["stick"])
     proxy: str = _text(
         "", rf"(http://([^/@\s]+@)?{_HOST})?", "a URL like http://proxy:3128, or nothing"
     )

@@ -114,7 +114,8 @@ def test_a_disk_that_looks_the_same_is_told_and_left_alone(
     assert "warning: vdb3 has the GUID of the slot that runs, too" in capsys.readouterr().out
     (root / "etc/belay/booted").write_text("vdc3\n")
     assert main(["--root", str(root), "status"]) == 1
-    assert "no disk has the partition" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the disk with vdc3, from which this system was booted, is gone" in said
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,13 @@ def test_status_tells_of_the_disk_and_the_clock(
     assert main(["--root", str(root), "status"]) == 0
     said = capsys.readouterr().out
     assert "disk vda of 16.0 GiB; /data can't be used\n" in said
-    assert "clock: no hardware clock knew the time, and no time server keeps it right\n" in said
+    assert "; no hardware clock knew the time, and no time server keeps it right\n" in said
+    assert f"clock: {time.strftime('%Y-')}" in said
+    assert "this boot is not confirmed yet: its checks come next\n" in said
+    (root / "run/openrc/starting").mkdir(parents=True)
+    for name in ("belay-gate", "stuck", "slow"):
+        (root / "run/openrc/starting" / name).touch()
+    assert answer(capsys, root, "status")[1]["starting"] == ["slow", "stuck"]
     files = "dropbear_ed25519_host_key and authorized_keys"
     assert f"no SSH: the node's files are without {files}\n" in said
     (root / "run/belay/node/dropbear_ed25519_host_key").touch()
@@ -162,7 +169,9 @@ def test_status_tells_of_the_disk_and_the_clock(
     assert main(["--root", str(root), "status"]) == 0
     said = capsys.readouterr().out
     assert f" free, of {room.f_blocks * room.f_frsize / (1 << 30):.1f} GiB\n" in said
-    assert "clock: from the hardware clock; no time server" in said
+    assert "; from the hardware clock; no time server" in said
+    assert "this boot is not confirmed yet: these services still start: slow, stuck\n" in said
+    (root / "run/belay/confirmed").touch()
 
     assert "no SSH: the node's files are without authorized_keys\n" in said
 
@@ -175,7 +184,8 @@ def test_status_tells_of_the_disk_and_the_clock(
     kept = False
     assert answer(capsys, root, "status")[1]["clock"] == "release"
     assert main(["--root", str(root), "status"]) == 0
-    assert "SSH" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "SSH" not in said and "confirmed yet" not in said
 
 
 def test_what_was_left_is_not_tried_again_by_itself(

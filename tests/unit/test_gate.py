@@ -391,6 +391,55 @@ def test_a_hang_is_told_once(node: FileNode) -> None:
     assert [event.reason for event in rejections] == [gate.WITHOUT_TRACE]
 
 
+def test_what_was_reset_before_it_was_confirmed_is_told(node: FileNode) -> None:
+    """By the watchdog: what hung as it started is in the history, and its log is kept."""
+    (node.root / "run/openrc/starting").mkdir(parents=True)
+    for name in ("stuck", "belay-gate"):
+        (node.root / "run/openrc/starting" / name).touch()
+    (node.root / "run/openrc/rc.log").write_text("Starting stuck ...\n")
+    gate.overdue(node.node, node.memory, "this boot was not confirmed within 600 s")
+    event = node.memory.history()[-1]
+    why = "this boot was not confirmed within 600 s; still starting: stuck"
+    assert (event.what, event.version, event.reason) == ("unhealthy", "1.0.0", why)
+    assert "--- /run/openrc/rc.log\nStarting stuck" in node.memory.read("log").decode()
+
+    # The other slot, when all tries are gone.
+    node.change(slot="b", mode=GOOD)
+    node.memory.keep_tried(Tried("1.0.0", "a"))
+    state = BootState(order=("b", "a"), why="panic", tried="1.0.0").with_slot("a", BAD)
+    node.boot.write(state)
+    run(node)
+    assert (tried := node.memory.tried()) and tried.rejected == why
+    # It is of that release, and gone with the next boot that is well.
+    node.memory.keep_tried(Tried("1.1.0", "a"))
+    node.boot.write(state._replace(tried="1.1.0"))
+    run(node)
+    assert (tried := node.memory.tried()) and "left no trace" in tried.rejected
+
+
+def test_a_rescue_tells_what_the_last_boot_hung_at(node: FileNode) -> None:
+    gate.overdue(node.node, node.memory, "this boot was not confirmed within 600 s")
+    node.change(mode="rescue")
+    node.boot.write(BootState(rescues=1).with_slot("a", BAD).with_slot("b", BAD))
+    run(node)
+    assert "left:\nthis boot was not confirmed" in str(node.memory.volatile("rescue")["what"])
+
+
+def test_a_rollback_can_be_taken_back(node: FileNode) -> None:
+    node.change(mode=GOOD)
+    node.boot.write(BootState())
+    said: list[str] = []
+    gate.roll_back(node.node, node.memory, said.append)
+    gate.roll_back(node.node, node.memory, said.append)
+    assert said[-1] == "slot b is booted next already"
+    gate.confirm_by_hand(node.node, node.memory, said.append)
+    assert (tried := node.memory.tried()) and not tried.rejected and tried.confirmed
+    assert node.boot.read().order == ("a", "b")
+    events = [(event.what, event.reason) for event in node.memory.history()]
+    assert events == [("rejected", "by belay rollback"), ("confirmed", "by belay confirm")]
+    assert (node.root / "run/belay/notice").read_text() == ""
+
+
 def test_rollback_takes_the_other_slot(node: FileNode) -> None:
     node.change(mode=GOOD)
     node.boot.write(BootState())

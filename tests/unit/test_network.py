@@ -16,18 +16,20 @@ case "$*" in
 *" name "*) cd "$ROOT/sys/class/net" && [ ! -e "$6" ] && mv "$4" "$6" ;;
 esac
 """
+NOTE = '#!/bin/sh\necho "${0##*/} $*" >>"$ROOT/done"\n'
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("sys/class/net/lo", "proc", "run/belay/node", "etc/network", "bin"):
+    for folder in ("sys/class/net/lo", "proc", "run/belay/node", "etc/network", "bin", "usr/lib"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "sys/class/net/lo/type").write_text("772\n")
     (tmp_path / "proc/uptime").write_text("5.00 1.00\n")
     (tmp_path / "etc/network/interfaces").write_text(
         (OVERLAY / "etc/network/interfaces").read_text()
     )
-    for name, text in (("ip", IP), ("ifup", '#!/bin/sh\necho "ifup $*" >>"$ROOT/done"\n')):
+    (tmp_path / "usr/lib/belay").symlink_to(OVERLAY / "usr/lib/belay")
+    for name, text in (("ip", IP), ("ifup", NOTE), ("ifdown", NOTE)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
@@ -45,14 +47,26 @@ def add_card(root: Path, name: str, address: str = "", link: bool = True, **more
 
 def sh(root: Path, service: str, command: str) -> str:
     text = (OVERLAY / "etc/init.d" / service).read_text()
-    text = text.replace(". /usr/lib/belay/disk.sh", "")
-    more = "ebegin() { :; }; eend() { :; }; ewarn() { :; }; card_s=1; link_s=1"
+    more = "ebegin() { :; }; eend() { :; }; card_s=1; link_s=1"
     done = subprocess.run(
         ["sh", "-uc", f"{text}\n{more}\n{command}"],
         env={"ROOT": str(root), "PATH": f"{root}/bin:/usr/bin:/bin"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     return done.stdout + done.stderr
+
+
+def event(root: Path, action: str, name: str) -> None:
+    subprocess.run(
+        [OVERLAY / "usr/lib/belay/card"],
+        env={
+            "ROOT": str(root),
+            "PATH": f"{root}/bin:/usr/bin:/bin",
+            "ACTION": action,
+            "INTERFACE": name,
+        },
+        stdin=subprocess.DEVNULL, check=True, timeout=60,
+    )  # fmt: skip
 
 
 def test_every_wired_card_asks_for_an_address(root: Path) -> None:
@@ -96,6 +110,7 @@ ONE, TWO, THREE = (f"02:00:00:00:00:0{number}" for number in (1, 2, 3))
         # The one whose name is taken away gets the first that is free.
         (f"eth0 {THREE}\n", {"eth0": THREE, "eth1": TWO, "eth2": ONE}),
         (f"eth0 {ONE}\n", {"eth0": ONE, "eth1": TWO, "eth2": THREE}),
+        (f"DMZ {ONE.upper()}\n", {"DMZ": ONE, "eth1": TWO, "eth2": THREE}),
         ("a-name-of-15-ch " + ONE, {"a-name-of-15-ch": ONE, "eth1": TWO, "eth2": THREE}),
     ],
 )
@@ -118,13 +133,42 @@ def test_a_card_that_is_not_there_is_told(root: Path) -> None:
     assert warnings == f"mactab: no card has the address {TWO}\n"
     assert (root / "sys/class/net/wan").exists()
 
-    # It is told once, and comes later: then it has its name, and asks for its address.
-    sh(root, "belay-network", "again")
+
+def test_a_card_that_comes_later_has_its_name_and_asks_for_its_address(root: Path) -> None:
+    """Those that are there keep what they have."""
+    add_card(root, "eth0", ONE)
+    (root / "run/belay/node/mactab").write_text(f"lan {TWO}\neth0 {THREE}\n")
+    sh(root, "belay-network", "start")
+    (root / "done").unlink()
     add_card(root, "eth1", TWO)
-    sh(root, "belay-network", "again")
-    assert (root / "run/belay/warnings").read_text() == warnings
+    event(root, "add", "eth1")
+    assert (root / "run/belay/warnings").read_text() == (
+        f"mactab: no card has the address {THREE}\n"
+    )
     assert "iface lan inet dhcp\n" in (root / "run/belay/interfaces").read_text()
-    assert (root / "done").read_text().endswith("link set dev wan up\nifup -a\n")
+    assert (root / "done").read_text() == (
+        "link set dev eth1 down\nlink set dev eth1 name lan\nlink set dev lan up\nifup -a -I lan\n"
+    )
+
+    add_card(root, "eth1", THREE)
+    event(root, "add", "eth1")
+    event(root, "add", "eth1")
+    assert (root / "sys/class/net/eth0/address").read_text() == f"{ONE}\n"
+    assert (root / "run/belay/warnings").read_text() == (
+        "mactab: eth1 is called eth0 from the next boot on: another card has that name now\n"
+    )
+    assert (root / "done").read_text().endswith("ifup -a -I eth1\n")
+
+
+def test_a_card_that_went_leaves_nothing_to_the_next(root: Path) -> None:
+    (root / "run/ifstate").write_text("lo=lo 1\neth1=eth1 1 explicit\n")
+    event(root, "remove", "eth1")
+    event(root, "remove", "veth12")
+    event(root, "remove", "eth")
+    assert (root / "done").read_text() == "ifdown --force eth1\n"
+    (root / "sys/class/net/veth12").mkdir()
+    event(root, "add", "veth12")
+    assert (root / "done").read_text() == "ifdown --force eth1\n"
 
 
 def test_name_servers_of_static_addresses_are_used(root: Path) -> None:

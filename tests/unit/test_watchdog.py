@@ -104,6 +104,8 @@ def test_a_boot_that_is_not_confirmed_in_time_ends(machine: Machine) -> None:
     assert machine.is_fed()
     machine.at(400)
     assert "this boot was not confirmed within 400 s" in machine.is_reset()
+    why = "this boot was not confirmed within 400 s"
+    assert f"timeout 60 belay gate --overdue {why}\n" in machine.notes.read_text()
 
 
 def holds(process: int, path: Path) -> int:

@@ -60,6 +60,10 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.qmp("netdev_add", type="user", id="late", net="10.0.3.0/24")
         machine.qmp("device_add", driver="virtio-net-pci", id="late-card", netdev="late")
         machine.wait_until_succeeds("ip addr | grep 'inet 10.0.3.15'")
+        machine.qmp("device_del", id="late-card")
+        machine.wait_until_succeeds("! ip link show eth1")
+        machine.qmp("device_add", driver="virtio-net-pci", id="again", netdev="late")
+        machine.wait_until_succeeds("ip addr | grep 'inet 10.0.3.15'")
         assert "vda6" in machine.succeed("ls -l /dev/disk/by-label/data")
         assert machine.succeed("find /dev -type d -perm -2 ! -perm -1000") == ""
 
