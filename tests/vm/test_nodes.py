@@ -177,7 +177,9 @@ class LogHost:
         node.machine.wait_until(
             lambda: all(any(text in line for line in self._seen) for text in wanted), 600
         )
-        assert "crashed" not in node.succeed("rc-status boot")
+        node.succeed("rc-service syslog restart; logger -t crag again")
+        node.machine.wait_until(lambda: any(b"crag: again" in line for line in self._seen), 600)
+        assert "crashed" not in node.succeed("rc-status boot; rc-status default")
         assert "crag: hello" in node.succeed("cat /var/log/messages")
 
 
