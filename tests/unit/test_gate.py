@@ -411,10 +411,13 @@ def test_what_was_reset_before_it_was_confirmed_is_told(node: FileNode) -> None:
     run(node)
     assert (tried := node.memory.tried()) and tried.rejected == why
     # It is of that release, and gone with the next boot that is well.
-    node.memory.keep_tried(Tried("1.1.0", "a"))
-    node.boot.write(state._replace(tried="1.1.0"))
-    run(node)
-    assert (tried := node.memory.tried()) and "left no trace" in tried.rejected
+    for version in ("1.1.0", "1.0.0"):
+        node.memory.write("overdue", b"1.0.0\n" + why.encode() if version == "1.1.0" else b"")
+        node.memory.keep_tried(Tried(version, "a"))
+        node.boot.write(state._replace(tried=version))
+        run(node)
+        assert (tried := node.memory.tried()) and "left no trace" in tried.rejected
+        assert not node.memory.read("overdue")
 
 
 def test_a_rescue_tells_what_the_last_boot_hung_at(node: FileNode) -> None:

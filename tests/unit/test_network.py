@@ -98,7 +98,7 @@ def test_interfaces_that_somebody_wrote_count(root: Path) -> None:
     assert not (root / "run/belay/interfaces").exists() and not (root / "done").exists()
 
 
-ONE, TWO, THREE = (f"02:00:00:00:00:0{number}" for number in (1, 2, 3))
+ONE, TWO, THREE = (f"02:00:00:00:00:{number}" for number in ("0a", "b0", "03"))
 
 
 @pytest.mark.parametrize(
