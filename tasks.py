@@ -32,7 +32,7 @@ from tasks import (
     testing,
     upload,
 )
-from tasks.core.program import Inv
+from builder.core.program import Inv
 
 # All tasks, as `./inv` lists them.
 GROUPS = {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes out/initramfs, not compressed yet: that is done where it is made reproducible
-# (tasks/alpine/initramfs.py).
+# (builder/alpine/initramfs.py).
 #   in/chroot.tar    the system: mkinitfs takes programs and features from it
 #   in/modules.tar   those that the kernel has
 #   in/init          what runs as PID 1

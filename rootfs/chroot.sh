@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the system's packages and packs them as out/root.tar; from it tasks/alpine/chroot.py makes
+# Installs the system's packages and packs them as out/root.tar; from it builder/alpine/chroot.py makes
 # chroot.tar, with the owners that the packages want.
 #   in/packages, in/keys   all packages, and the keys by which they are trusted
 #   $APK_OPTIONS $WORLD    words

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.errors import UserError
-from tasks.core.options import whole_number
-from tasks.core.output import say, show_json
-from tasks.core.progress import Progress, table
+from builder.core.errors import UserError
+from builder.core.options import whole_number
+from builder.core.output import say, show_json
+from builder.core.progress import Progress, table
 
 
 @task(
@@ -36,8 +36,8 @@ def bench(c: Context, what: str, times: str = "3", json: bool = False) -> None:
 
 
 def _build(_context: Context, times: int, json: bool) -> None:
-    from tasks.benchmarks.build import FLOOR, build_timings
-    from tasks.benchmarks.hardware import hardware_usages
+    from builder.benchmarks.build import FLOOR, build_timings
+    from builder.benchmarks.hardware import hardware_usages
 
     timings, usages = [], []
     with Progress() as progress:
@@ -65,7 +65,7 @@ def _build(_context: Context, times: int, json: bool) -> None:
 
 
 def _boot(c: Context, _times: int, json: bool) -> None:
-    from tasks.benchmarks.boot import boot_figures
+    from builder.benchmarks.boot import boot_figures
 
     with Progress() as progress:
         figures, idle = boot_figures(c, progress)
@@ -84,7 +84,7 @@ def _boot(c: Context, _times: int, json: bool) -> None:
 
 
 def _ram(c: Context, _times: int, json: bool) -> None:
-    from tasks.benchmarks.ram import ram_usage
+    from builder.benchmarks.ram import ram_usage
 
     with Progress() as progress:
         usages = ram_usage(c, progress)
@@ -95,7 +95,7 @@ def _ram(c: Context, _times: int, json: bool) -> None:
 
 
 def _update(c: Context, times: int, json: bool) -> None:
-    from tasks.benchmarks.update import update_figures
+    from builder.benchmarks.update import update_figures
 
     with Progress() as progress:
         figures = update_figures(c, progress, times)

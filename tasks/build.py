@@ -12,15 +12,15 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.cache import prune
-from tasks.core.config import GIB, Config, load_config
-from tasks.core.output import say, show_json
-from tasks.core.progress import Progress, human_size, show_outcomes
-from tasks.engines.choose import ChosenEngine
-from tasks.engines.engine import Engine
-from tasks.steps.overlay import notes
-from tasks.steps.runner import Outcome, ensure, run_order
-from tasks.steps.step import Keyed
+from builder.core.cache import prune
+from builder.core.config import GIB, Config, load_config
+from builder.core.output import say, show_json
+from builder.core.progress import Progress, human_size, show_outcomes
+from builder.engines.choose import ChosenEngine
+from builder.engines.engine import Engine
+from builder.steps.overlay import notes
+from builder.steps.runner import Outcome, ensure, run_order
+from builder.steps.step import Keyed
 
 HELP = {
     "alpine": "the Alpine release, for this run: 3.23 or 3.23.5",
@@ -53,11 +53,11 @@ def plan_for(
     Where a target has slots, and there never was one with this kernel, that is built to `learn` how
     large they have to be.
     """
-    from tasks.alpine.container import container_root
-    from tasks.disk.layout import sized
+    from builder.alpine.container import container_root
+    from builder.disk.layout import sized
     from tasks.fetch import fetched, with_slot_size
-    from tasks.steps.pipeline import SLOT, pipeline
-    from tasks.steps.step import keyed
+    from builder.steps.pipeline import SLOT, pipeline
+    from builder.steps.step import keyed
 
     engine = ChosenEngine(config.build.engine)
     packages = fetched(config, engine, progress)

@@ -11,12 +11,12 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.core.config import DAYS_MAX, load_config
-from tasks.core.errors import UserError
-from tasks.core.files import DAY_S
-from tasks.core.options import whole_number
-from tasks.core.output import say, show_json
-from tasks.core.progress import table
+from builder.core.config import DAYS_MAX, load_config
+from builder.core.errors import UserError
+from builder.core.files import DAY_S
+from builder.core.options import whole_number
+from builder.core.output import say, show_json
+from builder.core.progress import table
 from tasks.upload import target_of
 from updater.formats import version_key
 
@@ -33,9 +33,9 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
 
     Exit code 1 where nodes would believe one of them no longer.
     """
-    from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import channel_names, current_channel
-    from tasks.releases.targets import Folder
+    from builder.releases.make import trusted_keys
+    from builder.releases.publish import channel_names, current_channel
+    from builder.releases.targets import Folder
 
     target, keys = target_of(load_config(), to), trusted_keys()
     if isinstance(target, Folder) and not target.folder.is_dir():
@@ -86,9 +86,9 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     key: str = "",
 ) -> None:
     """Let a channel point to the release that another one has."""
-    from tasks.releases.keys import signer
-    from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import (
+    from builder.releases.keys import signer
+    from builder.releases.make import trusted_keys
+    from builder.releases.publish import (
         check_channel_name,
         current_channel,
         move_channel,

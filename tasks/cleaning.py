@@ -5,12 +5,12 @@ from __future__ import annotations
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.config import MIB
-from tasks.core.files import DAY_S, in_use, remove_tree
-from tasks.core.options import whole_number
-from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD, CACHE, KEPT, RUNS
-from tasks.core.progress import human_size
+from builder.core.config import MIB
+from builder.core.files import DAY_S, in_use, remove_tree
+from builder.core.options import whole_number
+from builder.core.output import say, show_json
+from builder.core.paths import BUILD, CACHE, KEPT, RUNS
+from builder.core.progress import human_size
 
 KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
 
@@ -24,7 +24,7 @@ KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
 )
 def clean(c: Context, older: str = "", keep: str = "", json: bool = False) -> None:
     """Remove build/; with --older or --keep, prune the cache that all checkouts share instead."""
-    from tasks.core.cache import prune, size_of_all
+    from builder.core.cache import prune, size_of_all
 
     older_s = whole_number("older", older, 1, 36500, "days") * DAY_S if older else None
     keep_bytes = whole_number("keep", keep, 1, 1 << 30, "MiB") * MIB if keep else None

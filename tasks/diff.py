@@ -9,12 +9,12 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.artefacts.listing import File, Lister
+from builder.artefacts.listing import File, Lister
 from tasks.build import plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.output import say, show_json
-from tasks.core.progress import Progress
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.output import say, show_json
+from builder.core.progress import Progress
 
 
 def differences(one: Mapping[str, File], two: Mapping[str, File]) -> dict[str, str]:

@@ -15,13 +15,13 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.cleaning import KEEP_MIB
-from tasks.core.config import MIB, load_config
-from tasks.core.errors import UserError
-from tasks.core.git import git
-from tasks.core.host import TESTS_USE, install_command, missing_programs
-from tasks.core.output import say, show_json
-from tasks.core.paths import CACHE, PROJECT
-from tasks.core.progress import human_size
+from builder.core.config import MIB, load_config
+from builder.core.errors import UserError
+from builder.core.git import git
+from builder.core.host import TESTS_USE, install_command, missing_programs
+from builder.core.output import say, show_json
+from builder.core.paths import CACHE, PROJECT
+from builder.core.progress import human_size
 
 USES = {
     "minisign": "a test of signatures",
@@ -76,9 +76,9 @@ def findings() -> Iterator[Finding]:
 
 def _container(wanted: str) -> Finding:
     """Whether steps can run in the engine that image.toml asks for."""
-    from tasks.engines.bubblewrap import Bubblewrap
-    from tasks.engines.docker_engine import Docker
-    from tasks.engines.engine import Job
+    from builder.engines.bubblewrap import Bubblewrap
+    from builder.engines.docker_engine import Docker
+    from builder.engines.engine import Job
 
     if wanted != "bubblewrap":
         try:
@@ -103,8 +103,8 @@ def _container(wanted: str) -> Finding:
 
 def _virtual_machines() -> Finding:
     """Only `inv qemu` and the VM tests need them, so what is missing is no mistake."""
-    from tasks.vm.hardware import PROGRAM, firmware
-    from tasks.vm.kvm import kvm_works
+    from builder.vm.hardware import PROGRAM, firmware
+    from builder.vm.kvm import kvm_works
 
     program = shutil.which(PROGRAM)
     if program is None:
@@ -140,7 +140,7 @@ def _other_programs() -> Finding:
 
 def _cache() -> Finding:
     """How much the cache holds, and how it becomes smaller."""
-    from tasks.core.cache import size_of_all
+    from builder.core.cache import size_of_all
 
     size = size_of_all()
     smaller = f"; ./inv clean --keep {KEEP_MIB} makes it smaller" if size > KEEP_MIB * MIB else ""

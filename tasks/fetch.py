@@ -8,23 +8,23 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.alpine import container, on_hand
-from tasks.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
-from tasks.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
-from tasks.alpine.mirror import is_back
-from tasks.alpine.numbers import read_numbers
-from tasks.alpine.package_set import PackageSet, package_set
-from tasks.core.config import AUTO, Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD, LOCK_FILE
-from tasks.core.progress import Progress, human_size
-from tasks.disk.layout import sized, slot_mib_for
-from tasks.engines.choose import ChosenEngine
-from tasks.engines.engine import Engine
-from tasks.steps.pipeline import INITRAMFS, NUMBERS, SLOT, SYSTEM, pipeline, system_world
-from tasks.steps.runner import ensure, run_order
-from tasks.steps.step import Result, keyed
+from builder.alpine import container, on_hand
+from builder.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
+from builder.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
+from builder.alpine.mirror import is_back
+from builder.alpine.numbers import read_numbers
+from builder.alpine.package_set import PackageSet, package_set
+from builder.core.config import AUTO, Config, load_config
+from builder.core.errors import UserError
+from builder.core.output import say, show_json
+from builder.core.paths import BUILD, LOCK_FILE
+from builder.core.progress import Progress, human_size
+from builder.disk.layout import sized, slot_mib_for
+from builder.engines.choose import ChosenEngine
+from builder.engines.engine import Engine
+from builder.steps.pipeline import INITRAMFS, NUMBERS, SLOT, SYSTEM, pipeline, system_world
+from builder.steps.runner import ensure, run_order
+from builder.steps.step import Result, keyed
 
 
 def worlds(config: Config) -> dict[str, World]:

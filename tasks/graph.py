@@ -9,11 +9,11 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.build import plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.output import say, show_json
-from tasks.core.progress import Progress, human_size, table
-from tasks.steps.explain import Report, report
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.output import say, show_json
+from builder.core.progress import Progress, human_size, table
+from builder.steps.explain import Report, report
 
 
 def reports() -> list[Report]:
@@ -33,7 +33,7 @@ def graph(c: Context, svg: str = "", json: bool = False) -> None:
     """Show all steps: what they need, whether they would run, size, and last duration."""
     found = reports()
     if svg:
-        from tasks.steps.graph_svg import svg as picture
+        from builder.steps.graph_svg import svg as picture
 
         Path(svg).write_text(picture(found, [detail(item) for item in found]))
     if json:

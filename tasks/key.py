@@ -6,13 +6,13 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.output import say
+from builder.core.output import say
 
 
 @task(help={"name": "what to call it; the year is a good name"})
 def new(c: Context, name: str = "release") -> None:
     """Make a minisign key pair: nodes trust it from the next image on."""
-    from tasks.releases.keys import new_key
+    from builder.releases.keys import new_key
 
     secret, public = new_key(name)
     say(
@@ -25,8 +25,8 @@ def new(c: Context, name: str = "release") -> None:
 @task(help={"name": "the name of the key"})
 def revoke(c: Context, name: str) -> None:
     """Make the next image refuse a key for good, and whatever it signs."""
-    from tasks.releases.keys import public_names
-    from tasks.releases.keys import revoke as revoke_key
+    from builder.releases.keys import public_names
+    from builder.releases.keys import revoke as revoke_key
 
     key_id = revoke_key(name)
     others = ", ".join(public_names()) or "none: make one, or nodes take no update any more"
@@ -36,7 +36,7 @@ def revoke(c: Context, name: str) -> None:
 @task
 def packages(c: Context) -> None:
     """Make the key that signs the index of the packages on hand (available in image.toml)."""
-    from tasks.alpine.on_hand import new_key
+    from builder.alpine.on_hand import new_key
 
     secret, public = new_key()
     say(

@@ -8,11 +8,11 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.build import build
-from tasks.core.config import Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.options import whole_number
-from tasks.core.output import say
-from tasks.core.paths import BUILD
+from builder.core.config import Config, load_config
+from builder.core.errors import UserError
+from builder.core.options import whole_number
+from builder.core.output import say
+from builder.core.paths import BUILD
 
 FOLDER = BUILD / "netboot"
 
@@ -33,9 +33,9 @@ def build_netboot(c: Context, config: Config) -> bool:
 )
 def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
-    from tasks.core.serve import served
-    from tasks.releases.make import config_of_tag, store_of, trusted_keys
-    from tasks.vm.netboot import SCRIPT, require_slot, write_netboot
+    from builder.core.serve import served
+    from builder.releases.make import config_of_tag, store_of, trusted_keys
+    from builder.vm.netboot import SCRIPT, require_slot, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")

@@ -11,14 +11,14 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.build import build, plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse, remove_tree
-from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD
-from tasks.core.progress import Progress
-from tasks.nodes.places import PLACES, STICKS, Place, open_place
-from tasks.nodes.volume import volume
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.files import copy_sparse, remove_tree
+from builder.core.output import say, show_json
+from builder.core.paths import BUILD
+from builder.core.progress import Progress
+from builder.nodes.places import PLACES, STICKS, Place, open_place
+from builder.nodes.volume import volume
 
 
 @task(
@@ -34,7 +34,7 @@ def new(
     c: Context, name: str, usb: str = "", keys: str = "", again: bool = False, json: bool = False
 ) -> None:
     """Make a node's own files in nodes/NAME, and note its public keys in site/inventory.toml."""
-    from tasks.nodes.identity import (
+    from builder.nodes.identity import (
         INVENTORY,
         PRIVATE,
         add_to_inventory,
@@ -84,7 +84,7 @@ def new(
 )
 def write(c: Context, name: str, to: str = "", keys: str = "") -> None:
     """Write the files of nodes/NAME to a stick, a disk, or a node that runs."""
-    from tasks.nodes.identity import give_keys, holders_of_keys
+    from builder.nodes.identity import give_keys, holders_of_keys
 
     folder = _folder_of(name)
     if not to and not keys:
@@ -112,7 +112,7 @@ def _bring(folder: Path, place: Place) -> None:
 
 def _folder_of(name: str, place: str = "") -> Path:
     """The folder with a node's files. Raises UserError where there are none."""
-    from tasks.nodes.identity import PRIVATE
+    from builder.nodes.identity import PRIVATE
 
     folder = Path(place) if place else PRIVATE / name
     if not (folder / "name").is_file():
@@ -128,7 +128,7 @@ def _folder_of(name: str, place: str = "") -> Path:
 )
 def image(c: Context, name: str, usb: str = "") -> None:
     """Make build/NAME.img, a disk image with the node's files in it: no stick is needed."""
-    from tasks.disk.table import read_table
+    from builder.disk.table import read_table
 
     folder = _folder_of(name, usb)
     config = load_config()

@@ -13,16 +13,16 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.build import build
-from tasks.core.config import Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse, in_use
-from tasks.core.options import whole_number
-from tasks.core.output import say
-from tasks.core.paths import BUILD, KEPT, RUNS
+from builder.core.config import Config, load_config
+from builder.core.errors import UserError
+from builder.core.files import copy_sparse, in_use
+from builder.core.options import whole_number
+from builder.core.output import say
+from builder.core.paths import BUILD, KEPT, RUNS
 from updater.grubenv import SLOTS
 
 if TYPE_CHECKING:
-    from tasks.vm.hardware import Hardware
+    from builder.vm.hardware import Hardware
 
 TO_GROW = 1 << 30  # bytes of an empty disk that are left when the system is on it
 KEEPS = "another machine of inv qemu --keep runs from the same disk: end it first"
@@ -56,10 +56,10 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     if usb and not Path(usb).is_dir():
         raise UserError(f"--usb {usb}: there is no such folder")
     memory_mib = whole_number("memory", memory, MEMORY_LEAST_MIB, 1 << 20, "MiB")
-    from tasks.disk.boot_state import read_boot_state, write_boot_state
-    from tasks.releases.make import store_of, trusted_keys
-    from tasks.releases.store import unpack_disk
-    from tasks.vm.hardware import Hardware, copy_variables, free_port, qemu_program
+    from builder.disk.boot_state import read_boot_state, write_boot_state
+    from builder.releases.make import store_of, trusted_keys
+    from builder.releases.store import unpack_disk
+    from builder.vm.hardware import Hardware, copy_variables, free_port, qemu_program
 
     config = load_config()
     qemu_program()
@@ -114,10 +114,10 @@ def _run(hardware: Hardware) -> int:
 
 
 def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
-    from tasks.core.serve import served
+    from builder.core.serve import served
     from tasks.netboot import build_netboot
-    from tasks.vm.hardware import Hardware, copy_variables, free_port
-    from tasks.vm.netboot import SCRIPT, write_netboot
+    from builder.vm.hardware import Hardware, copy_variables, free_port
+    from builder.vm.netboot import SCRIPT, write_netboot
 
     if not build_netboot(c, config):
         return 0

@@ -14,18 +14,18 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from tasks.build import build, plan_for
-from tasks.core.config import Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD
-from tasks.core.progress import Progress, human_size
+from builder.core.config import Config, load_config
+from builder.core.errors import UserError
+from builder.core.output import say, show_json
+from builder.core.paths import BUILD
+from builder.core.progress import Progress, human_size
 from updater.formats import version_key
 
 FILES_SHOWN = 40
 
 if TYPE_CHECKING:
-    from tasks.releases.store import Store
-    from tasks.vm.release_trial import Trial
+    from builder.releases.store import Store
+    from builder.vm.release_trial import Trial
 
 
 @task(
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 )
 def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool = False) -> None:
     """Build the tree of a tag, and keep it as a signed release."""
-    from tasks.releases.keys import signer
-    from tasks.releases.make import config_of_tag, make_release, require_lock, store_of
+    from builder.releases.keys import signer
+    from builder.releases.make import config_of_tag, make_release, require_lock, store_of
 
     config = config_of_tag(load_config(), tag)
     store = store_of(config)
@@ -72,8 +72,8 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
 @task(help={"version": "the release, such as 1.2.3", "json": "print its manifest as JSON"})
 def verify(c: Context, version: str, json: bool = False) -> None:
     """Check the signature of a release and every byte of it."""
-    from tasks.releases.make import store_of, trusted_keys
-    from tasks.releases.publish import verify_release
+    from builder.releases.make import store_of, trusted_keys
+    from builder.releases.publish import verify_release
     from updater.source import Folder
 
     store = store_of(load_config())
@@ -98,7 +98,7 @@ def test(c: Context, version: str, before: str = "", json: bool = False) -> None
 
     The machine runs the release before it; the first release is its own one before.
     """
-    from tasks.releases.make import store_of
+    from builder.releases.make import store_of
 
     config = load_config()
     store = store_of(config)
@@ -112,9 +112,9 @@ def test(c: Context, version: str, before: str = "", json: bool = False) -> None
 
 def tried(config: Config, store: Store, version: str, before: str = "") -> Trial:
     """Try a release on the one `before`, or on the newest older one."""
-    from tasks.nodes.volume import write_fat
-    from tasks.releases.make import release_before, trusted_keys
-    from tasks.vm.release_trial import try_release
+    from builder.nodes.volume import write_fat
+    from builder.releases.make import release_before, trusted_keys
+    from builder.vm.release_trial import try_release
 
     manifest = store.manifest(version, trusted_keys())
     if before:
@@ -138,10 +138,10 @@ def tried(config: Config, store: Store, version: str, before: str = "") -> Trial
 
 def require_tested(config: Config, store: Store, version: str) -> None:
     """Try a release, and the site with it on each node. Raises UserError where one is unhealthy."""
-    from tasks.releases.make import trusted_keys
-    from tasks.releases.store import unpack_disk
+    from builder.releases.make import trusted_keys
+    from builder.releases.store import unpack_disk
     from tasks.site import report
-    from tasks.vm.site_trial import has_nodes, nodes_of_site, try_site
+    from builder.vm.site_trial import has_nodes, nodes_of_site, try_site
 
     refused = f"so {version} is not published: tested in [publish] asks for that"
     trial = tried(config, store, version)
@@ -168,11 +168,11 @@ def require_tested(config: Config, store: Store, version: str) -> None:
 )
 def diff(c: Context, before: str, after: str, json: bool = False) -> None:
     """Show what is different in two releases: packages, and files."""
-    from tasks.artefacts.listing import Lister
+    from builder.artefacts.listing import Lister
     from tasks.diff import differences
-    from tasks.releases.changes import changes
-    from tasks.releases.chunks import unpack_xz
-    from tasks.releases.make import store_of, summary, trusted_keys
+    from builder.releases.changes import changes
+    from builder.releases.chunks import unpack_xz
+    from builder.releases.make import store_of, summary, trusted_keys
 
     config = load_config()
     store, keys = store_of(config), trusted_keys()

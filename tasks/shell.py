@@ -8,13 +8,13 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from tasks.build import plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.files import remove_tree
-from tasks.core.output import say
-from tasks.core.paths import BUILD
-from tasks.core.progress import Progress
-from tasks.steps.runner import ensure
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.files import remove_tree
+from builder.core.output import say
+from builder.core.paths import BUILD
+from builder.core.progress import Progress
+from builder.steps.runner import ensure
 
 
 @task(
@@ -31,7 +31,7 @@ def shell(c: Context, step: str, command: str = "") -> None:
             raise UserError(f'there is no step "{step}"; there are: {", ".join(plan.steps)}')
         item = plan.steps[step]
         if not item.step.script:
-            raise UserError(f"{step} runs on this machine, in no container: see tasks/disk")
+            raise UserError(f"{step} runs on this machine, in no container: see builder/disk")
         before = {name: other for name, other in plan.steps.items() if name in item.step.needs}
         while more := {n for other in before.values() for n in other.step.needs} - before.keys():
             before |= {name: plan.steps[name] for name in more}

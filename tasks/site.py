@@ -15,12 +15,12 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.files import write_atomically
-from tasks.core.output import say, show_json
-from tasks.core.paths import BUILD
-from tasks.core.progress import Progress
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.files import write_atomically
+from builder.core.output import say, show_json
+from builder.core.paths import BUILD
+from builder.core.progress import Progress
 from updater.formats import NAME
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ARCHIVE = BUILD / "site.tar.gz"
 @task(help={"json": "print version, size and SHA-256 as JSON"})
 def build(c: Context, json: bool = False) -> None:
     """Pack site/ into build/site.tar.gz, the same bytes on every machine."""
-    from tasks.releases.site import build_site, site_version
+    from builder.releases.site import build_site, site_version
 
     data = build_site()
     write_atomically(ARCHIVE, data)
@@ -61,16 +61,16 @@ def publish(
     c: Context, channel: str, to: str = "", new: bool = False, key: str = "", json: bool = False
 ) -> None:
     """Publish site/ for the nodes of a channel; each tries it, and keeps it if it stays healthy."""
-    from tasks.releases.keys import signer
-    from tasks.releases.make import trusted_keys
-    from tasks.releases.publish import (
+    from builder.releases.keys import signer
+    from builder.releases.make import trusted_keys
+    from builder.releases.publish import (
         SITE,
         check_channel_name,
         current_channel,
         move_channel,
         require_channel,
     )
-    from tasks.releases.site import build_site, site_version
+    from builder.releases.site import build_site, site_version
     from tasks.upload import target_of
     from updater.formats import Channel
 
@@ -126,7 +126,7 @@ def _check_version(before: Channel, version: str, digest: str) -> None:
 )
 def secret(c: Context, node: str, name: str, file: str = "") -> None:
     """Encrypt a secret for a node by its public age key: site/secrets/NODE/NAME.age."""
-    from tasks.releases.site import FOLDER, encrypted_for
+    from builder.releases.site import FOLDER, encrypted_for
 
     if not NAME.fullmatch(name):
         raise UserError(f'"{name}" is no name for a secret; wanted small letters, digits, . _ -')
@@ -156,9 +156,9 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
     site's own program `check` says whether the node does what it is for.
     """
     from tasks.build import build as build_step
-    from tasks.releases.make import store_of, trusted_keys
-    from tasks.releases.store import unpack_disk
-    from tasks.vm.site_trial import nodes_of_site, try_site
+    from builder.releases.make import store_of, trusted_keys
+    from builder.releases.store import unpack_disk
+    from builder.vm.site_trial import nodes_of_site, try_site
 
     config, nodes = load_config(), nodes_of_site(node)
     build_step(c, "image", config)

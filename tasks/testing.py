@@ -11,12 +11,12 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.git import git
-from tasks.core.host import TESTS_USE, require_program, require_programs
-from tasks.core.output import say
-from tasks.core.paths import BUILD, PROJECT
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.git import git
+from builder.core.host import TESTS_USE, require_program, require_programs
+from builder.core.output import say
+from builder.core.paths import BUILD, PROJECT
 
 PYTHON = [sys.executable, "-m"]
 TOOLS = Path(sys.executable).parent

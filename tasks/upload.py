@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.core.config import DAYS_MAX, Config, load_config
-from tasks.core.errors import UserError
-from tasks.core.options import whole_number
-from tasks.core.output import say, show_json
-from tasks.core.paths import PROJECT
-from tasks.core.progress import Progress, human_size
+from builder.core.config import DAYS_MAX, Config, load_config
+from builder.core.errors import UserError
+from builder.core.options import whole_number
+from builder.core.output import say, show_json
+from builder.core.paths import PROJECT
+from builder.core.progress import Progress, human_size
 from tasks.release import require_tested
 
 if TYPE_CHECKING:
-    from tasks.releases.targets import Target
+    from builder.releases.targets import Target
 
 UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node will report errors"
 
@@ -48,9 +48,9 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     json: bool = False,
 ) -> None:
     """Publish a release: blobs first, then its manifest, and the channel last."""
-    from tasks.releases import publish
-    from tasks.releases.keys import signer
-    from tasks.releases.make import store_of, trusted_keys
+    from builder.releases import publish
+    from builder.releases.keys import signer
+    from builder.releases.make import store_of, trusted_keys
     from updater.formats import version_key
     from updater.source import open_source
 
@@ -102,7 +102,7 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
 
 def target_of(config: Config, to: str) -> Target:
     """Where to publish to."""
-    from tasks.releases.targets import open_target
+    from builder.releases.targets import open_target
 
     if to:
         return open_target(to)

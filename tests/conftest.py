@@ -14,10 +14,10 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tasks.core.config import load_config
-from tasks.core.paths import BUILD, PROJECT
-from tasks.disk.layout import Layout, layout
-from tasks.vm.hardware import PROGRAM, free_port
+from builder.core.config import load_config
+from builder.core.paths import BUILD, PROJECT
+from builder.disk.layout import Layout, layout
+from builder.vm.hardware import PROGRAM, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 from tests.offer import Offer
@@ -80,7 +80,7 @@ def artefacts() -> Path:
 def disk_layout(artefacts: Path) -> Layout:
     """Where what lies on `disk.img`."""
     from tasks.build import plan_for
-    from tasks.core.progress import Progress
+    from builder.core.progress import Progress
 
     return layout(plan_for(load_config(), ["image"], Progress()).config)
 
@@ -106,10 +106,10 @@ def disk_image(artefacts: Path) -> Path:
 @pytest.fixture
 def in_container(tmp_path: Path, artefacts: Path) -> InContainer:
     """Runs a shell script in the build container: `in_container(script, name=path)`; its output."""
-    from tasks.alpine.container import container_root
-    from tasks.core.progress import Progress
-    from tasks.engines.bubblewrap import Bubblewrap
-    from tasks.engines.engine import Job
+    from builder.alpine.container import container_root
+    from builder.core.progress import Progress
+    from builder.engines.bubblewrap import Bubblewrap
+    from builder.engines.engine import Job
     from tasks.fetch import fetched
 
     config, engine = load_config(), Bubblewrap()
@@ -138,7 +138,7 @@ def age() -> ModuleType:
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
     """The sample mirror, served over HTTP."""
-    from tasks.sample.mirror import sample_mirror
+    from builder.sample.mirror import sample_mirror
 
     mirror = Mirror(sample_mirror("3.23"))
     yield mirror

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pexpect
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.project import cache_with_results_apart, copy_project
 
 COMMAND_TIMEOUT_S = 1800

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.mirror import Mirror
 
 

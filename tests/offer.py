@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tasks.alpine.apk_writer import Draft, SigningKey
-from tasks.sample.mirror import sample_mirror, write_repository
+from builder.alpine.apk_writer import Draft, SigningKey
+from builder.sample.mirror import sample_mirror, write_repository
 
 COMMUNITY = "v3.23/community/x86_64"
 

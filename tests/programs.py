@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.host import require_program
+from builder.core.errors import UserError
+from builder.core.host import require_program
 
 
 def program(name: str) -> str:

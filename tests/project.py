@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.core.git import git
-from tasks.core.paths import CACHE, LOCK_FILE, PROJECT
+from builder.core.git import git
+from builder.core.paths import CACHE, LOCK_FILE, PROJECT
 from tests.programs import program
 
 COMMIT_TIME = "2026-10-01T00:00:00Z"

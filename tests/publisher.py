@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from minisign import KeyPair
 
-from tasks.releases.chunks import write_slot
-from tasks.releases.keys import Sign, signed
-from tasks.releases.store import Store, channel_file
+from builder.releases.chunks import write_slot
+from builder.releases.keys import Sign, signed
+from builder.releases.store import Store, channel_file
 from updater.boot import BootStateFile
 from updater.formats import Channel, Manifest
 from updater.grubenv import BootState, render

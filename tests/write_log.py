@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.disk.table import Place
+from builder.disk.table import Place
 
 MAGIC = 0x6A736677736872
 DISCARD = 4

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from tasks.build import plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.files import copy_sparse
-from tasks.core.progress import Progress
-from tasks.disk.boot_state import grubenv_offset, read_boot_state
-from tasks.disk.layout import SECTOR, Layout
-from tasks.nodes.places import open_place
-from tasks.nodes.volume import volume
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.files import copy_sparse
+from builder.core.progress import Progress
+from builder.disk.boot_state import grubenv_offset, read_boot_state
+from builder.disk.layout import SECTOR, Layout
+from builder.nodes.places import open_place
+from builder.nodes.volume import volume
 from tests.conftest import InContainer
 from updater.grubenv import BootState
 from updater.slot import parts

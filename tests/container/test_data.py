@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.conftest import InContainer
 
 pytestmark = pytest.mark.container

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artefacts.listing import File, Lister
+from builder.artefacts.listing import File, Lister
 from tasks.build import plan_for
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.progress import Progress
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.progress import Progress
 from tasks.diff import differences
 from tests.conftest import InContainer
 

@@ -20,15 +20,15 @@ from typing import Any
 
 import pytest
 
-from tasks.core.commands import CommandError
-from tasks.core.config import load_config
-from tasks.core.errors import UserError
-from tasks.core.paths import LOCK_FILE, PROJECT
-from tasks.core.progress import Progress
-from tasks.engines import docker_engine
-from tasks.engines.choose import ChosenEngine
-from tasks.engines.docker_engine import LABEL, Docker
-from tasks.engines.engine import Job
+from builder.core.commands import CommandError
+from builder.core.config import load_config
+from builder.core.errors import UserError
+from builder.core.paths import LOCK_FILE, PROJECT
+from builder.core.progress import Progress
+from builder.engines import docker_engine
+from builder.engines.choose import ChosenEngine
+from builder.engines.docker_engine import LABEL, Docker
+from builder.engines.engine import Job
 from tests.docker_daemon import NoDaemon, own_daemon, own_podman
 
 pytestmark = pytest.mark.container

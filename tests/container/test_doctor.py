@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import CACHE
+from builder.core.paths import CACHE
 from tasks.doctor import Finding, findings
 
 pytestmark = pytest.mark.container
@@ -26,7 +26,7 @@ def test_a_forbidden_user_namespace_is_found(
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied'; exit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("tasks.engines.bubblewrap.bwrap_path", lambda: fake)
+    monkeypatch.setattr("builder.engines.bubblewrap.bwrap_path", lambda: fake)
     monkeypatch.setenv("BELAY_BUILD_ENGINE", "bubblewrap")
     found = by_subject()["container"]
     assert found.state == "wrong"
@@ -46,7 +46,7 @@ def test_a_daemon_matters_where_docker_is_asked_for(monkeypatch: pytest.MonkeyPa
 
 def test_missing_qemu_is_no_mistake_but_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr("tasks.core.host.SYSTEM_PROGRAMS", "/nowhere")
+    monkeypatch.setattr("builder.core.host.SYSTEM_PROGRAMS", "/nowhere")
     found = by_subject()["virtual machines"]
     assert found.state == "missing"
     assert "apt-get install" in found.remedy

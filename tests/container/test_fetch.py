@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from tasks import fetch
-from tasks.alpine import archive as archive_module
-from tasks.alpine import locking
-from tasks.alpine import mirror as mirrors
-from tasks.alpine.lock import Lock
-from tasks.core import files
-from tasks.core.config import Alpine, Config
-from tasks.core.progress import Progress
-from tasks.engines.bubblewrap import Bubblewrap
+from builder.alpine import archive as archive_module
+from builder.alpine import locking
+from builder.alpine import mirror as mirrors
+from builder.alpine.lock import Lock
+from builder.core import files
+from builder.core.config import Alpine, Config
+from builder.core.progress import Progress
+from builder.engines.bubblewrap import Bubblewrap
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -196,6 +196,6 @@ def test_what_is_broken_on_the_mirror_is_refused(
 
 
 def test_a_mirror_signed_by_an_unknown_key_is_refused(inv: Inv) -> None:
-    said = inv.fails("lock", BELAY_ALPINE_KEYS="tasks/alpine/keys")
+    said = inv.fails("lock", BELAY_ALPINE_KEYS="builder/alpine/keys")
     assert "is not signed by any of the keys" in said
     inv.succeeds("lock")

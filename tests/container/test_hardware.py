@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.alpine.apk_writer import Entry, draft
-from tasks.alpine.initramfs import cpio_entries, initramfs_parts
-from tasks.alpine.lock import read_lock
-from tasks.benchmarks.lts import (
+from builder.alpine.apk_writer import Entry, draft
+from builder.alpine.initramfs import cpio_entries, initramfs_parts
+from builder.alpine.lock import read_lock
+from builder.benchmarks.lts import (
     DEPMOD,
     Shape,
     module,
@@ -22,9 +22,9 @@ from tasks.benchmarks.lts import (
     stored_zstd,
     virt_package,
 )
-from tasks.core.config import MIB
-from tasks.disk.layout import SLOT_AUTO_MIB
-from tasks.disk.table import read_table
+from builder.core.config import MIB
+from builder.disk.layout import SLOT_AUTO_MIB
+from builder.disk.table import read_table
 from tests.conftest import InContainer
 from tests.offer import Offer
 from tests.project import Project

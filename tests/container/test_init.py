@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.apkovl import archive, entry
 from tests.unit.test_init import GUID, MOCK, SLOT
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import tomli
 
-from tasks.alpine.apk_writer import Draft, Entry, draft
-from tasks.sample.mirror import write_repository
+from builder.alpine.apk_writer import Draft, Entry, draft
+from builder.sample.mirror import write_repository
 from tests.conftest import InContainer
 from tests.mirror import Mirror
 from tests.offer import Offer, new_key

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import venv
-from tasks.core.paths import PROJECT
+from builder.core import venv
+from builder.core.paths import PROJECT
 
 pytestmark = pytest.mark.container
 
@@ -86,7 +86,7 @@ def project(tmp_path: Path) -> Launched:
     folder, wheels = tmp_path / "the project", tmp_path / "wheels"
     for path in (folder, wheels, tmp_path / "home"):
         path.mkdir()
-    for name in ("inv", "tasks/core/venv.py"):
+    for name in ("inv", "builder/core/venv.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, folder / name)
     (folder / "tasks.py").write_text(TASKS)

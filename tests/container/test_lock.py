@@ -11,15 +11,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tasks.alpine import archive
-from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
-from tasks.alpine.lock import Lock
-from tasks.alpine.locking import is_current, make_lock
-from tasks.alpine.package_set import package_set
-from tasks.core.config import Alpine, OwnRepository
-from tasks.core.errors import UserError
-from tasks.engines.bubblewrap import Bubblewrap
-from tasks.sample.mirror import KEY_FILE, sample_mirror
+from builder.alpine import archive
+from builder.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
+from builder.alpine.lock import Lock
+from builder.alpine.locking import is_current, make_lock
+from builder.alpine.package_set import package_set
+from builder.core.config import Alpine, OwnRepository
+from builder.core.errors import UserError
+from builder.engines.bubblewrap import Bubblewrap
+from builder.sample.mirror import KEY_FILE, sample_mirror
 from tests.mirror import Mirror
 
 pytestmark = pytest.mark.container
@@ -55,7 +55,7 @@ class Shop:
         static = self.static.read_bytes()
         (self.main / self.static.name).write_bytes(static)
         version = self.static.stem.removeprefix("apk-tools-static-")
-        from tasks.alpine.apk_format import control_checksum, gzip_streams
+        from builder.alpine.apk_format import control_checksum, gzip_streams
 
         checksum = control_checksum(gzip_streams(static)[1][0])
         index.append({"P": "apk-tools-static", "V": version, "S": str(len(static)), "C": checksum})

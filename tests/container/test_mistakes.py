@@ -12,10 +12,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.paths import PROJECT
-from tasks.engines.bubblewrap import bwrap_path
-from tasks.nodes.places import open_place
+from builder.core.errors import UserError
+from builder.core.paths import PROJECT
+from builder.engines.bubblewrap import bwrap_path
+from builder.nodes.places import open_place
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -171,7 +171,7 @@ def test_a_disk_image_of_the_cache_takes_no_keys(inv: Inv) -> None:
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(UserError, match=r"leads into the cache.* make an image for this node"),
     ):
-        patch.setattr("tasks.nodes.places.CACHE", inv.cache)
+        patch.setattr("builder.nodes.places.CACHE", inv.cache)
         open_place(str(inv.build / "disk.img"))
     assert image.stat().st_mtime_ns == before
 

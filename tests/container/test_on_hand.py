@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tasks.alpine.apk_writer import Draft, Entry, SigningKey, write_package
-from tasks.core.commands import CommandError
-from tasks.core.paths import PROJECT
+from builder.alpine.apk_writer import Draft, Entry, SigningKey, write_package
+from builder.core.commands import CommandError
+from builder.core.paths import PROJECT
 from tests.conftest import InContainer
 
 pytestmark = pytest.mark.container

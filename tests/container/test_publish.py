@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.disk.table import read_table
-from tasks.vm.hardware import free_port
+from builder.disk.table import read_table
+from builder.vm.hardware import free_port
 from tests.programs import program
 from tests.project import Project, Published, wait_for_port
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.inv import Inv
 from tests.mirror import Mirror
 

@@ -28,12 +28,12 @@ sys.path.insert(0, clone)
 os.chdir(clone)
 import concurrent.futures.thread, encodings.idna, http.client, requests
 import cryptography.hazmat.primitives.asymmetric.padding, cryptography.exceptions
-from tasks.core.config import load_config
-from tasks.core.paths import CACHE
-from tasks.alpine.mirror import choose_mirror, folder_of
-import tasks.alpine.container, tasks.engines.bubblewrap, tasks.fetch, tasks.steps.pipeline
-import tasks.steps.runner
-from tasks.alpine.apk_format import verify_index
+from builder.core.config import load_config
+from builder.core.paths import CACHE
+from builder.alpine.mirror import choose_mirror, folder_of
+import builder.alpine.container, builder.engines.bubblewrap, tasks.fetch, builder.steps.pipeline
+import builder.steps.runner
+from builder.alpine.apk_format import verify_index
 from tasks.build import build
 from invoke.context import Context
 config = load_config()

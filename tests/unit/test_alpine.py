@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.alpine.apk_database import InstalledFile, read_database
-from tasks.alpine.chroot import pack_chroot
-from tasks.alpine.initramfs import cpio_entries, initramfs_parts, normalise, pack_initramfs
-from tasks.core.errors import UserError
-from tasks.engines.noted_chown import NOTES, Note
+from builder.alpine.apk_database import InstalledFile, read_database
+from builder.alpine.chroot import pack_chroot
+from builder.alpine.initramfs import cpio_entries, initramfs_parts, normalise, pack_initramfs
+from builder.core.errors import UserError
+from builder.engines.noted_chown import NOTES, Note
 
 DATABASE = """\
 P:rope

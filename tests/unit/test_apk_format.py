@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from tasks.alpine.apk_database import read_database
-from tasks.alpine.apk_format import (
+from builder.alpine.apk_database import read_database
+from builder.alpine.apk_format import (
     Package,
     gzip_streams,
     installed_record,
@@ -23,7 +23,7 @@ from tasks.alpine.apk_format import (
     verify_index,
     verify_package,
 )
-from tasks.alpine.apk_writer import (
+from builder.alpine.apk_writer import (
     Draft,
     Entry,
     SigningKey,
@@ -32,7 +32,7 @@ from tasks.alpine.apk_writer import (
     write_index,
     write_package,
 )
-from tasks.core.errors import UserError
+from builder.core.errors import UserError
 
 FOLDER = "v3.23/main/x86_64"
 FIELDS = {"P": "rope", "V": "1.2-r3", "A": "x86_64", "T": "holds", "t": "1767225600", "D": "musl"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from tests.esp import esp
 from tests.publisher import BUILT, SLOT_SIZE, Publisher, served, slot_bytes
 from updater.__main__ import _in_window, main
@@ -31,7 +31,7 @@ GUID = "3c0e1c9a-0000-4000-8000-00000000000a"
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("builder.releases.chunks.CACHE", tmp_path / "cache")
     monkeypatch.setattr("updater.memory.time.time", lambda: BUILT + 2000)
     return Publisher(tmp_path / "server")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import cache
+from builder.core import cache
 
 HOUR_S = 3600
 
@@ -16,7 +16,7 @@ HOUR_S = 3600
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setattr("tasks.core.files.CACHE", tmp_path)
+    monkeypatch.setattr("builder.core.files.CACHE", tmp_path)
     return tmp_path
 
 

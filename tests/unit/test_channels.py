@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.channel import VALID, _state
-from tasks.core.config import Config, Publish
-from tasks.core.paths import PROJECT
+from builder.core.config import Config, Publish
+from builder.core.paths import PROJECT
 from tasks.upload import target_of
 from updater.formats import Channel
 

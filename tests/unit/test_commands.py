@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.commands import run
+from builder.core.commands import run
 
 SCRIPT = "cd $0; touch on; until [ -e interrupted ]; do sleep 0.05; done; sleep 0.5; touch done"
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import Config, OwnRepository, load_config
-from tasks.core.errors import UserError
-from tasks.core.paths import CONFIG_FILE
+from builder.core.config import Config, OwnRepository, load_config
+from builder.core.errors import UserError
+from builder.core.paths import CONFIG_FILE
 
 
 def load(tmp_path: Path, text: str, **environ: str) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 SERVICE = PROJECT / "rootfs/overlay/etc/init.d/belay-data"
 LIBRARY = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import git as core_git
-from tasks.core.errors import UserError
-from tasks.core.git import git
+from builder.core import git as core_git
+from builder.core.errors import UserError
+from builder.core.git import git
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 CHECKS = PROJECT / "rootfs/overlay/etc/belay/health.d"
 LOG = """

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core import host
-from tasks.core.errors import UserError
+from builder.core import host
+from builder.core.errors import UserError
 from tests.programs import program
 
 

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pyrage import x25519
 
-from tasks.core.errors import UserError
-from tasks.nodes.identity import Identity, add_to_inventory, holders_of_keys, new_identity
-from tasks.nodes.places import Device, open_place
+from builder.core.errors import UserError
+from builder.nodes.identity import Identity, add_to_inventory, holders_of_keys, new_identity
+from builder.nodes.places import Device, open_place
 
 
 def test_private_and_public_keys_belong_together(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 INIT = PROJECT / "initramfs" / "init"
 GUID = "89701fa8-0b32-5483-b3ac-fdb6308d7520"

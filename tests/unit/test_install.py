@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.disk.table import Place, read_table
-from tasks.vm import netboot
+from builder.disk.table import Place, read_table
+from builder.vm import netboot
 from updater.errors import Refused, UpdateError
 from updater.install import install, read_frame
 from updater.table import with_own_guids

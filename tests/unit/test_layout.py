@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.core.config import AUTO, GIB, MIB, Alpine, Config, Disk
-from tasks.disk.layout import layout, sized, slot_mib_for
+from builder.core.config import AUTO, GIB, MIB, Alpine, Config, Disk
+from builder.disk.layout import layout, sized, slot_mib_for
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.alpine.lock import Lock, LockedPackage, read_lock, render, write_lock
-from tasks.alpine.locking import changes
-from tasks.alpine.mirror import ALPINE_KEYS, package_keys
-from tasks.core.config import Alpine
-from tasks.core.errors import UserError
+from builder.alpine.lock import Lock, LockedPackage, read_lock, render, write_lock
+from builder.alpine.locking import changes
+from builder.alpine.mirror import ALPINE_KEYS, package_keys
+from builder.core.config import Alpine
+from builder.core.errors import UserError
 
 LOCK = Lock(
     "3.23",
@@ -45,7 +45,7 @@ def test_a_repository_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
 def test_the_projects_keys_are_trusted_beside_alpines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("tasks.alpine.mirror", "tasks.core.files", "tasks.core.cache"):
+    for module in ("builder.alpine.mirror", "builder.core.files", "builder.core.cache"):
         monkeypatch.setattr(f"{module}.CACHE", tmp_path / "cache")
     (tmp_path / "mine").mkdir()
     own = Alpine(keys=str(tmp_path / "mine"))

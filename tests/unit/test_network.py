@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 OVERLAY = PROJECT / "rootfs/overlay"
 IP = """#!/bin/sh

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.alpine.numbers import Numbers, checked, installed_numbers
-from tasks.core.errors import UserError
+from builder.alpine.numbers import Numbers, checked, installed_numbers
+from builder.core.errors import UserError
 
 
 def test_names_keep_their_numbers_and_new_ones_get_free_ones() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 SCRIPT = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"
 SERVICE = PROJECT / "rootfs/overlay/etc/init.d/belay-node"

@@ -8,10 +8,10 @@ from copy import deepcopy
 import pytest
 
 from tasks import GROUPS, namespace
-from tasks.core.errors import explained
-from tasks.core.options import whole_number
-from tasks.core.paths import PROJECT
-from tasks.core.program import Inv
+from builder.core.errors import explained
+from builder.core.options import whole_number
+from builder.core.paths import PROJECT
+from builder.core.program import Inv
 
 README = (PROJECT / "README.md").read_text()
 LISTED = [name for names in GROUPS.values() for name in names]

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tasks.core.progress import Progress
+from builder.core.progress import Progress
 
 
 def test_a_transfer_says_how_much_came_and_how_long_it_will_last(

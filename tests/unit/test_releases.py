@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.releases import make
-from tasks.releases.changes import changes
-from tasks.releases.chunks import unpack_xz, write_xz
+from builder.core.errors import UserError
+from builder.releases import make
+from builder.releases.changes import changes
+from builder.releases.chunks import unpack_xz, write_xz
 from tests.publisher import Key, Publisher
 from updater.formats import CHUNK
 
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("builder.releases.chunks.CACHE", tmp_path / "cache")
     return Publisher(tmp_path / "server")
 
 
@@ -56,7 +56,7 @@ def test_a_disk_is_unpacked_as_it_was_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With chunks that come again, and holes in the middle and at the end."""
-    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("builder.releases.chunks.CACHE", tmp_path / "cache")
     disk, blobs = tmp_path / "disk", tmp_path / "blobs"
     slot = random.Random(3).randbytes(CHUNK) + b"the rest of a slot"
     with disk.open("wb") as file:

@@ -11,12 +11,12 @@ from typing import cast
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.sample.ext4 import Inode
-from tasks.sample.mirror import sample_mirror
-from tasks.sample.packages import rebuild
-from tasks.sample.standins import _files, alpine_version
-from tasks.sample.wheel import System
+from builder.core.errors import UserError
+from builder.sample.ext4 import Inode
+from builder.sample.mirror import sample_mirror
+from builder.sample.packages import rebuild
+from builder.sample.standins import _files, alpine_version
+from builder.sample.wheel import System
 
 
 def checksum(data: bytes) -> str:

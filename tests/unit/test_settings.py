@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 from updater.__main__ import main
 from updater.node import NODE_FILES, Settings, for_shell, read_settings
 

@@ -15,9 +15,9 @@ import pyrage
 import pytest
 from pyrage import x25519
 
-from tasks.core.errors import UserError
-from tasks.core.paths import PROJECT
-from tasks.releases.site import FOLDER, build_site
+from builder.core.errors import UserError
+from builder.core.paths import PROJECT
+from builder.releases.site import FOLDER, build_site
 from tests.publisher import needs_filters
 from updater.errors import Refused
 from updater.process import run_within

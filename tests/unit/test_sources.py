@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.core.files import gzipped
-from tasks.core.sources import files_below, gather
-from tasks.releases.site import build_site
-from tasks.steps.step import tree_digest
+from builder.core.errors import UserError
+from builder.core.files import gzipped
+from builder.core.sources import files_below, gather
+from builder.releases.site import build_site
+from builder.steps.step import tree_digest
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.core.errors import UserError
-from tasks.engines.engine import Job
-from tasks.steps import explain, runner, step
-from tasks.steps.explain import report
-from tasks.steps.graph_svg import svg
-from tasks.steps.runner import Outcome, ensure, run_order
-from tasks.steps.step import Content, Input, Keyed, Known, Result, Step, keyed
+from builder.core.errors import UserError
+from builder.engines.engine import Job
+from builder.steps import explain, runner, step
+from builder.steps.explain import report
+from builder.steps.graph_svg import svg
+from builder.steps.runner import Outcome, ensure, run_order
+from builder.steps.step import Content, Input, Keyed, Known, Result, Step, keyed
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    for module in (step, "tasks.core.files", "tasks.core.cache"):
+    for module in (step, "builder.core.files", "builder.core.cache"):
         name = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{name}.CACHE", tmp_path / "cache")
     for module in (runner, explain):

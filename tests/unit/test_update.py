@@ -30,7 +30,7 @@ from updater.update import Updater
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
-    monkeypatch.setattr("tasks.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("builder.releases.chunks.CACHE", tmp_path / "cache")
     return Publisher(tmp_path / "server")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
+from builder.core.paths import PROJECT
 
 LIB = PROJECT / "rootfs/overlay/usr/lib/belay"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.disk.boot_state import read_boot_state, write_boot_state
-from tasks.disk.table import read_table
-from tasks.vm.hardware import free_port
-from tasks.vm.machine import Machine
+from builder.disk.boot_state import read_boot_state, write_boot_state
+from builder.disk.table import read_table
+from builder.vm.hardware import free_port
+from builder.vm.machine import Machine
 from tests.project import Project
 from updater.grubenv import BAD, SlotState
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from invoke.context import Context
 
-from tasks.benchmarks.ram import ram_usage
-from tasks.core.progress import Progress
+from builder.benchmarks.ram import ram_usage
+from builder.core.progress import Progress
 
 pytestmark = pytest.mark.vm
 

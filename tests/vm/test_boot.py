@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
-from tasks.disk.table import read_table
-from tasks.vm.machine import Machine
+from builder.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
+from builder.disk.table import read_table
+from builder.vm.machine import Machine
 from updater.grubenv import SIZE, BootState, SlotState, parse, render
 from updater.slot import parts
 

@@ -10,9 +10,9 @@ import pexpect
 import pytest
 import tomli
 
-from tasks.core.config import load_config
-from tasks.core.paths import PROJECT
-from tasks.vm.hardware import free_port
+from builder.core.config import load_config
+from builder.core.paths import PROJECT
+from builder.vm.hardware import free_port
 from tests.documents import ON_A_NODE, Block, Reader, blocks, quit_qemu
 
 pytestmark = pytest.mark.vm(minutes=6)

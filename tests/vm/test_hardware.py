@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.benchmarks.lts import Shape, real_kernel, virt_package
-from tasks.core.config import MIB
-from tasks.disk.layout import SECTOR, SLOT_AUTO_MIB
-from tasks.vm.machine import Machine
+from builder.benchmarks.lts import Shape, real_kernel, virt_package
+from builder.core.config import MIB
+from builder.disk.layout import SECTOR, SLOT_AUTO_MIB
+from builder.vm.machine import Machine
 from tests.offer import Offer
 from tests.project import Project
 

@@ -13,10 +13,10 @@ import pytest
 from invoke.context import Context
 
 from tasks.build import build
-from tasks.core.config import load_config
-from tasks.core.serve import served
-from tasks.vm.machine import Machine
-from tasks.vm.netboot import SCRIPT, write_netboot
+from builder.core.config import load_config
+from builder.core.serve import served
+from builder.vm.machine import Machine
+from builder.vm.netboot import SCRIPT, write_netboot
 from tests.apkovl import archive
 
 pytestmark = pytest.mark.vm(minutes=2)

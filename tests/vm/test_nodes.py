@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.config import load_config
-from tasks.core.files import copy_sparse
-from tasks.disk.boot_state import read_boot_state, write_boot_state
-from tasks.disk.layout import SECTOR
-from tasks.disk.table import read_table
-from tasks.vm.hardware import free_port
-from tasks.vm.machine import Machine
+from builder.core.config import load_config
+from builder.core.files import copy_sparse
+from builder.disk.boot_state import read_boot_state, write_boot_state
+from builder.disk.layout import SECTOR
+from builder.disk.table import read_table
+from builder.vm.hardware import free_port
+from builder.vm.machine import Machine
 from tests.apkovl import archive, entry
 from tests.conftest import InContainer
 from tests.project import Project

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.vm.hardware import free_port
+from builder.vm.hardware import free_port
 from tests.project import Project
 
 pytestmark = pytest.mark.vm(minutes=4)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.paths import PROJECT
-from tasks.disk.boot_state import read_boot_state, write_boot_state
-from tasks.vm.hardware import free_port
-from tasks.vm.machine import Machine
+from builder.core.paths import PROJECT
+from builder.disk.boot_state import read_boot_state, write_boot_state
+from builder.vm.hardware import free_port
+from builder.vm.machine import Machine
 from tests.project import Nginx, Project
 
 pytestmark = pytest.mark.vm(minutes=5)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.files import copy_sparse
-from tasks.disk.boot_state import read_boot_state
-from tasks.disk.table import Place, read_table
-from tasks.vm.machine import Machine
+from builder.core.files import copy_sparse
+from builder.disk.boot_state import read_boot_state
+from builder.disk.table import Place, read_table
+from builder.vm.machine import Machine
 from tests.project import Project, Published
 from tests.write_log import writes
 from updater.grubenv import BAD, TRIAL, BootState, SlotState

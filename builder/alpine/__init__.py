@@ -1,0 +1,1 @@
+"""Mirrors, packages, the lock, the archive, and the container's root."""

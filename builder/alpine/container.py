@@ -1,0 +1,54 @@
+"""The build container: an Alpine root with the tools that the steps run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from builder.alpine.apk import world_text
+from builder.alpine.package_set import PackageSet
+from builder.core.cache import mark_used
+from builder.core.files import folder_for, remove_tree
+from builder.core.paths import CACHE, PROJECT
+from builder.engines.engine import MOUNT_POINTS, Engine
+
+PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
+WORLD = "container"  # what the lock calls it
+RECIPE = 3  # counts up when the same packages are to become another root
+NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
+
+
+def package_names() -> tuple[str, ...]:
+    """The packages of the container."""
+    return tuple(PACKAGE_LIST.read_text().split())
+
+
+def container_root(packages: PackageSet, engine: Engine) -> Path:
+    """The container's root, installed from the lock if it isn't there yet."""
+    place = CACHE / "containers" / f"{packages.lock.digest(WORLD)[:16]}-{RECIPE}"
+    if not place.is_dir():
+        with folder_for(place) as folder:
+            packages.apk(engine).install(packages.folder(WORLD), package_names(), folder, NAME)
+            root = folder / "root"
+            remove_tree(root / "dev")  # device nodes, where the engine could make some
+            for name in MOUNT_POINTS:
+                (root / name).mkdir(exist_ok=True)
+            (root / "lib/apk/exec").chmod(0o755)  # apk's, by what the engine lets it do
+            _without_day(root / "etc/shadow")
+    mark_used(place)
+    return place / "root"
+
+
+def _without_day(shadow: Path) -> None:
+    """Set the day of the last change of all passwords to 0: scripts of packages put in today."""
+    lines = (line.split(":") for line in shadow.read_text().splitlines())
+    shadow.write_text("".join(":".join([*f[:2], "0", *f[3:]]) + "\n" for f in lines))
+
+
+def export_container(packages: PackageSet, place: Path) -> None:
+    """Copy to `place` what `Dockerfile.alpine` installs: docker follows no links out of it."""
+    remove_tree(place)
+    with folder_for(place) as folder:
+        shutil.copytree(packages.folder(WORLD), folder / "packages")
+        shutil.copytree(packages.keys, folder / "keys")
+        (folder / "world").write_text(world_text(package_names()))

@@ -1,0 +1,1 @@
+"""Reads artefacts again, to compare them."""

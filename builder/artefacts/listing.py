@@ -1,0 +1,163 @@
+"""What an artefact holds, file by file, whatever its format: told by how it begins."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import struct
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.alpine.initramfs import CPIO_MAGIC, cpio_entries, initramfs_parts
+from builder.core.errors import UserError
+from builder.core.paths import LOGS
+from builder.engines.engine import Engine, Job
+from updater import slot
+
+SECTOR = 512
+GPT_MAGIC = b"EFI PART"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file: `content` is the SHA-256 of its bytes, or the target of a symlink."""
+
+    kind: str  # file, folder, symlink, other
+    mode: int  # permission bits
+    owner: str  # uid/gid
+    size: int
+    content: str
+
+
+@dataclass(frozen=True)
+class Lister:
+    """Lists artefacts; squashfs with the tools of the build container, `root`."""
+
+    engine: Engine
+    root: Path
+
+    def files(self, path: Path) -> dict[str, File]:
+        """Every file in an artefact. Raises UserError where it is of no known kind."""
+        with path.open("rb") as file:
+            head = file.read(2 * SECTOR)
+        if head[SECTOR : SECTOR + 8] == GPT_MAGIC:
+            return dict(self._disk(path))
+        if head[:4] == slot.MAGIC:
+            return dict(self._squashfs_or_slot(path))
+        if head[:2] == b"\x1f\x8b" or head.startswith(CPIO_MAGIC):
+            parts = initramfs_parts(path.read_bytes())
+            return dict(entry for part in parts for entry in _initramfs(part))
+        if head[257:262] == b"ustar":
+            return dict(_tar(path))
+        raise UserError(f"{path}: is no disk image, slot, squashfs, initramfs or tar")
+
+    def _disk(self, path: Path) -> Iterator[tuple[str, File]]:
+        """The partitions; slots with their files, others as one file each."""
+        with path.open("rb") as file, tempfile.TemporaryDirectory() as scratch:
+            yield "table", _whole(file.read(34 * SECTOR))
+            file.seek(2 * SECTOR)
+            table = file.read(128 * 128)
+            for entry in (table[at : at + 128] for at in range(0, len(table), 128)):
+                first, last = struct.unpack_from("<QQ", entry, 32)
+                if not first:
+                    continue
+                name = entry[56:].decode("utf-16-le").rstrip("\0")
+                file.seek(first * SECTOR)
+                data = file.read((last + 1 - first) * SECTOR)
+                if data[:4] != slot.MAGIC:
+                    yield name, _whole(data)
+                    continue
+                copy = Path(scratch) / name
+                copy.write_bytes(data)
+                for inner, found in self._squashfs_or_slot(copy):
+                    yield f"{name}/{inner}", found
+
+    def _squashfs_or_slot(self, path: Path) -> Iterator[tuple[str, File]]:
+        with path.open("rb") as file:
+
+            def read(offset: int, size: int) -> bytes:
+                file.seek(offset)
+                return file.read(size)
+
+            try:
+                parts = slot.parts(read)
+            except ValueError:  # a squashfs by itself
+                yield from self._squashfs(path)
+                return
+            with tempfile.TemporaryDirectory() as scratch:
+                for part in parts:
+                    copy = Path(scratch) / part.name
+                    copy.write_bytes(read(part.offset, part.size))
+                    for name, found in self._squashfs(copy):
+                        yield f"{part.name}/{name}", found
+
+    def _squashfs(self, path: Path) -> Iterator[tuple[str, File]]:
+        script = """
+            unsquashfs -lln in/squashfs >out/listing
+            unsquashfs -no-progress -quiet -d /tmp/all in/squashfs >/dev/null
+            cd /tmp/all && find . -type f -exec sha256sum {} + >/srv/out/hashes
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            job = Job("unsquashfs", self.root, ("/bin/sh", "-euc", script), out, {"squashfs": path})
+            self.engine.run(job, LOGS / "diff.log")
+            hashes = {}
+            for line in (out / "hashes").read_text().splitlines():
+                digest, _, name = line.partition("  ./")
+                hashes[name] = digest
+            for line in (out / "listing").read_text().splitlines():
+                # "-rw-r----- 0/42  299 1970-01-01 00:00 squashfs-root/etc/shadow"
+                mode, owner, size, _, _, name = line.split(maxsplit=5)
+                name, _, target = name.removeprefix("squashfs-root").lstrip("/").partition(" -> ")
+                kind = _KINDS.get(mode[0], "other")
+                yield (
+                    name or ".",
+                    File(
+                        kind,
+                        _mode(mode),
+                        owner,
+                        int(size) if kind == "file" else 0,
+                        hashes.get(name, target),
+                    ),
+                )
+
+
+_KINDS = {"-": "file", "d": "folder", "l": "symlink"}
+
+
+def _mode(text: str) -> int:
+    """`-rwsr-xr-x` as a number."""
+    letters = enumerate(text[1:10], start=1)
+    bits = sum(1 << (9 - place) for place, letter in letters if letter not in "-ST")
+    special = {3: (stat.S_ISUID, "sS"), 6: (stat.S_ISGID, "sS"), 9: (stat.S_ISVTX, "tT")}
+    return bits | sum(bit for place, (bit, marks) in special.items() if text[place] in marks)
+
+
+def _whole(data: bytes) -> File:
+    return File("file", 0, "", len(data), hashlib.sha256(data).hexdigest())
+
+
+def _initramfs(data: bytes) -> Iterator[tuple[str, File]]:
+    for entry in cpio_entries(bytearray(data)):
+        content = data[entry.data_at : entry.data_at + entry.size]
+        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "symlink"}.get(
+            stat.S_IFMT(entry.mode), "other"
+        )
+        shown = content.decode() if kind == "symlink" else hashlib.sha256(content).hexdigest()
+        mode = stat.S_IMODE(entry.mode)
+        yield entry.name, File(kind, mode, entry.owner, entry.size if kind == "file" else 0, shown)
+
+
+def _tar(path: Path) -> Iterator[tuple[str, File]]:
+    with tarfile.open(path) as tar:
+        for member in tar:
+            kind = "folder" if member.isdir() else "symlink" if member.issym() else "file"
+            reader = tar.extractfile(member) if member.isreg() else io.BytesIO()
+            content = hashlib.sha256(reader.read() if reader else b"").hexdigest()
+            owner = f"{member.uid}/{member.gid}"
+            shown = member.linkname if kind == "symlink" else content
+            yield member.name, File(kind, member.mode, owner, member.size, shown)

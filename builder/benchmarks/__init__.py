@@ -1,0 +1,1 @@
+"""What inv bench measures."""

@@ -1,0 +1,1 @@
+"""What all of the builder uses: settings, files, git, messages, the command line."""

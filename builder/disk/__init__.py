@@ -1,0 +1,1 @@
+"""The slot and the disk image."""

@@ -1,0 +1,49 @@
+"""Puts together on the host what would only be carried into a container and out again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from builder.core.files import copy_sparse_to, sha256_of
+from builder.disk.table import read_table
+
+BLOCK = 1 << 20
+HEAD, TAIL, END = "frame.head", "frame.tail", "frame.end"
+
+
+def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
+    """Write size and SHA-256 of the squashfs in `folder` beside it, as NAME.identity."""
+    (path,) = folder.glob("*.squashfs")
+    path.with_suffix(".identity").write_text(f"{path.stat().st_size} {sha256_of(path)}\n")
+
+
+def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Make `slot.img` of its three parts.
+
+    mksquashfs pads to 4096 bytes, so each begins where the format wants it (updater/slot.py).
+    """
+    boot = folder / "boot.squashfs"
+    with (folder / "slot.img").open("wb") as slot:
+        for path in (boot, inputs["root.squashfs"], inputs["modloop.squashfs"]):
+            with path.open("rb") as part:
+                shutil.copyfileobj(part, slot, BLOCK)
+
+
+def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """Make `disk.img` of what comes before the slots, both slots, what is behind, and its end."""
+    with inputs[HEAD].open("rb") as head:
+        table = read_table(head)
+    slots = [table[name] for name in ("slot-a", "slot-b")]
+    end = max(place.end for place in table.values())
+    with (folder / "disk.img").open("wb") as disk:
+        for path, offset in (
+            (inputs[HEAD], 0),
+            *((inputs["slot.img"], slot.offset) for slot in slots),
+            (inputs[TAIL], slots[-1].end),
+            (inputs[END], end),
+        ):
+            disk.seek(offset)
+            with path.open("rb") as part:
+                copy_sparse_to(disk, part)

@@ -1,0 +1,58 @@
+#!/bin/sh
+# Makes the slot's boot part, out/boot.squashfs; builder/disk/assembly.py joins it with the others.
+#   in/vmlinuz in/initramfs
+#   in/root in/modloop      size and SHA-256 of the other parts
+#   in/root.sizes in/modloop.sizes      what lies in them: KiB, and a name
+#   $OS_NAME $OS_VERSION $ARCH
+#   $SLOT_MIB      the room there is, or auto: what this will show
+set -eu
+
+boot=/tmp/boot
+mkdir "$boot"
+cp in/vmlinuz in/initramfs "$boot/"
+chmod 644 "$boot"/*
+
+# One line of the manifest: part $1 has size $2 and SHA-256 $3.
+entry() {
+	printf '  "%s": {"size": %s, "sha256": "%s"}' "$@"
+}
+# The same of a file of the boot part.
+file_entry() {
+	entry "$1" "$(stat -c %s "$boot/$1")" "$(sha256sum "$boot/$1" | cut -d' ' -f1)"
+}
+# shellcheck disable=SC2046 # an identity is two words
+{
+	printf '{\n  "os": "%s",\n  "version": "%s",\n  "arch": "%s",\n' "$OS_NAME" "$OS_VERSION" "$ARCH"
+	file_entry vmlinuz && echo ,
+	file_entry initramfs && echo ,
+	entry root $(cat in/root) && echo ,
+	entry modloop $(cat in/modloop) && echo
+	echo '}'
+} >out/manifest.json
+mv out/manifest.json "$boot/manifest.json"
+
+mksquashfs "$boot" out/boot.squashfs -noappend -no-progress -quiet -mem 128M \
+	-comp gzip -noI -noD -noF -noX -b 1M -no-exports -no-xattrs -all-root \
+	-mkfs-time 0 -all-time 0
+
+[ "$SLOT_MIB" != auto ] || exit 0
+size=0
+for part in "$(stat -c %s out/boot.squashfs)" "$(cut -d' ' -f1 in/root)" "$(cut -d' ' -f1 in/modloop)"; do
+	size=$((size + part))
+done
+room=$((SLOT_MIB * 1024 * 1024))
+if [ "$size" -gt "$room" ]; then
+	over=$(((size - room + 1048575) / 1048576))
+	{
+		echo "the slot needs $((SLOT_MIB + over)) MiB, $over MiB more than it has;" \
+			"set slot_mib in image.toml, or leave something out. The largest are:"
+		for file in vmlinuz initramfs; do
+			echo "$(($(stat -c %s "$boot/$file") / 1024)) $file"
+		done | sort -rn - in/root.sizes in/modloop.sizes |
+			awk 'NR <= 10 { size = $1; sub(/^[0-9]+ /, ""); printf "%5d MiB  %s\n", size / 1024, $0 }'
+		echo "Less is in the slot with other packages in rootfs/world, or modules in [modloop] of image.toml." \
+			"With slot_mib = \"auto\" the size stands in apk.lock, as nodes can't change it: take its line" \
+			"out of [slot_mib] there if no node has it yet. Only disks that are written anew get larger slots."
+	} >&2
+	exit 1
+fi

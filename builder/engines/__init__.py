@@ -1,0 +1,1 @@
+"""How a job runs in the container: the interface, bubblewrap, docker."""

@@ -1,0 +1,1 @@
+"""Keys, releases, and where they are kept and published."""

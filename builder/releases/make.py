@@ -1,0 +1,137 @@
+"""Makes a release: from the tree that a tag names, into the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from builder.alpine.lock import lock_file, read_lock
+from builder.alpine.locking import is_stand_in
+from builder.core.config import AUTO, Config
+from builder.core.errors import UserError
+from builder.core.git import git
+from builder.core.paths import BUILD, PROJECT
+from builder.core.progress import Progress
+from builder.disk.table import read_table
+from builder.releases.changes import changes, versions
+from builder.releases.chunks import write_slot, write_xz
+from builder.releases.keys import PUBLIC, Sign
+from builder.releases.sbom import installed, sbom
+from builder.releases.store import DISK_IMAGE, Store
+from updater.errors import Refused
+from updater.formats import VERSION, Manifest, version_key
+from updater.signature import PublicKey, read_keys
+
+PARTS_LIST, LOCK, CHANGES = "sbom.json", "apk.lock", "changes.json"
+
+
+def store_of(config: Config) -> Store:
+    """Where this machine keeps releases of this system: apart from `build/`, which may go."""
+    if place := os.environ.get("BELAY_STORE"):
+        return Store(Path(place))
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Store(Path(data) / "belay" / config.os.name)
+
+
+def trusted_keys() -> list[PublicKey]:
+    """The keys that the image carries. Raises UserError where a file there is none."""
+    try:
+        return read_keys(PUBLIC)
+    except Refused as error:
+        raise UserError(str(error)) from None
+
+
+def config_of_tag(config: Config, tag: str) -> Config:
+    """The config of the release that `tag` names. Raises UserError where the tree is not that."""
+    version = tag.removeprefix("v")
+    if not VERSION.fullmatch(version):
+        raise UserError(f"--tag {tag}: wanted a tag like v1.2.3 or v1.2.3-rc.1")
+    commit = git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", nothing=1)
+    if commit is None:
+        raise UserError(f"there is no tag {tag}; make it: git tag {tag}")
+    if changed := git("status", "--porcelain"):
+        raise UserError(f"the tree has changes that no commit holds; commit them first:\n{changed}")
+    if commit != git("rev-parse", "HEAD"):
+        raise UserError(f"this tree is not what {tag} names; bring it: git checkout {tag}")
+    built = int(git("log", "-1", "--format=%ct", commit) or 0)
+    return replace(config, os=replace(config.os, version=version, built=built))
+
+
+def require_lock(config: Config, sample: bool) -> None:
+    """Raise UserError where what a lock names may not be released."""
+    place = lock_file(config)
+    lock = read_lock(place)
+    is_inside = place.is_relative_to(PROJECT)
+    if lock is None or not is_inside or not git("ls-files", "--", str(place)):
+        raise UserError(
+            f"{place.name} is in no commit, so this tag says not which packages it has; "
+            f"make it: ./inv lock; then git add {place.name}, commit, and tag that"
+        )
+    if config.disk.slot_mib == AUTO and config.alpine.kernel not in lock.slots:
+        raise UserError(
+            f"{place.name} doesn't say yet how large slots are: ./inv lock; then commit that, and "
+            "tag the commit"
+        )
+    if is_stand_in(lock, config.alpine) and not sample:
+        raise UserError(
+            f"{place.name} has the packages of the sample mirror, which get no security updates: "
+            "when Alpine's mirror can be reached, ./inv lock --upgrade; for trying things out: "
+            '--sample, or mirror = "sample" in [alpine]'
+        )
+
+
+def make_release(
+    config: Config, store: Store, sign: Sign, progress: Progress
+) -> tuple[Manifest, list[str]]:
+    """Put what `build/` holds into the store, signed; the manifest, and what changed."""
+    slot = (BUILD / "slot.img").resolve()
+    disk = (BUILD / "disk.img").resolve()
+    level = config.publish.level
+    with progress.transfer("packing the slot image") as transferred:
+        image = write_slot(slot, store.blobs, level, transferred)
+    with disk.open("rb") as file:
+        table = read_table(file)
+    borders = [0, table["slot-a"].offset, table["slot-b"].offset, table["slot-b"].end]
+    with progress.transfer("packing the disk image") as transferred:
+        files = {DISK_IMAGE: write_xz(disk, borders, store.blobs, level, transferred)}
+    manifest = Manifest(
+        config.os.name, config.alpine.arch, config.os.version, config.os.built, image, files
+    )
+    packages = installed((BUILD / "chroot.tar").resolve())
+    parts_list = sbom(packages, manifest)
+    news: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / PARTS_LIST).write_text(parts_list)
+        (folder / LOCK).write_bytes(lock_file(config).read_bytes())
+        if old := release_before(store, manifest.version):
+            found = changes(
+                summary(store, old),
+                (manifest.version, versions(json.loads(parts_list)), image.size),
+            )
+            (folder / CHANGES).write_text(json.dumps(asdict(found), indent=1) + "\n")
+            news = found.lines()
+        for path in sorted(folder.iterdir()):
+            files[path.name] = store.add_blob(path)
+    store.add_release(manifest, sign)
+    return manifest, news
+
+
+def release_before(store: Store, version: str) -> Manifest | None:
+    """The newest release before `version`, of those by keys that the image still trusts."""
+    keys = trusted_keys()
+    for older in reversed(store.versions()):
+        with suppress(UserError):
+            if version_key(older) < version_key(version):
+                return store.manifest(older, keys)
+    return None
+
+
+def summary(store: Store, manifest: Manifest) -> tuple[str, dict[str, str], int]:
+    """What two releases are compared by: version, packages, size of the slot image."""
+    parts_list = store.blobs / manifest.files[PARTS_LIST].sha256
+    return manifest.version, versions(json.loads(parts_list.read_text())), manifest.slot.size

@@ -1,0 +1,1 @@
+"""A step, its key, the order of steps, and the pipeline itself."""

@@ -1,0 +1,324 @@
+"""The steps of the build: for each its script, and what goes in.
+
+This is the place to see what depends on what. It is pure: nothing runs here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+
+from builder.alpine import on_hand
+from builder.alpine.apk import options
+from builder.alpine.chroot import explain_installation, pack_chroot
+from builder.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
+from builder.alpine.kernel import MICROCODE_PACKAGES
+from builder.alpine.mirror import INDEX
+from builder.alpine.numbers import Numbers
+from builder.alpine.package_set import PackageSet
+from builder.core.config import WORLD_WANTED, WORLD_WORD, Config
+from builder.core.errors import UserError
+from builder.core.files import read_text
+from builder.core.paths import PROJECT
+from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
+from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
+from builder.steps.overlay import OVERLAY, read_modes, script_lines
+from builder.steps.step import Content, Input, Known, Result, Step
+from updater.grubenv import BootState, render
+from updater.node import Settings, for_shell
+
+SYSTEM = "system"  # what the lock calls the packages of the node
+INITRAMFS = "initramfs"  # and those of the node and of the initramfs
+WORLD_FILE = PROJECT / "rootfs" / "world"
+
+
+def system_world(config: Config) -> tuple[str, ...]:
+    """The packages of the node: those of `rootfs/world`, and the kernel.
+
+    With the kernel for real machines comes the microcode of their processors, unless the world says
+    something of it: `!amd-ucode`.
+
+    Raises UserError for a word that apk wouldn't understand.
+    """
+    words = []
+    for number, line in enumerate(read_text(WORLD_FILE).split("\n"), start=1):
+        for word in line.split("#")[0].split():
+            if not WORLD_WORD.fullmatch(word):
+                raise UserError(f'rootfs/world:{number}: found "{word}", wanted {WORLD_WANTED}')
+            words.append(word)
+    kernel = f"linux-{config.alpine.kernel}"
+    asked = {word.lstrip("!") for word in words}
+    microcode = [name for name in MICROCODE_PACKAGES if name not in asked]
+    return (*words, kernel, *(microcode if config.alpine.kernel == "lts" else ()))
+
+
+def node_world(config: Config) -> list[str]:
+    """The same for apk on the node, which knows no tags: it has other repositories."""
+    return [re.sub(r"@[^<>=~]+", "", word) for word in system_world(config)]
+
+
+def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
+    """All steps, by name."""
+    more = packages_beyond(packages, on_hand.WORLD)
+    steps = [
+        chroot(config, packages),
+        initramfs(config, packages),
+        net_initramfs(config, packages),
+        modloop(config),
+        *([on_hand_index(packages, more)] if more else []),
+        bytecode(),
+        rootfs(config, packages.lock.numbers, more),
+        slot(config),
+        frame(config),
+        image(),
+    ]
+    return {step.name: step for step in steps}
+
+
+CHROOT = Result("chroot", "chroot.tar")
+MODULES = Result("chroot", "modules.tar")
+NUMBERS = Result("chroot", "chroot.numbers")
+CHROOT_MODES = Result("chroot", "chroot.modes")
+CHROOT_XATTRS = Result("chroot", "chroot.xattrs")
+MICROCODE = Result("chroot", "microcode")
+FIRMWARE = Result("chroot", "firmware.list")
+SLOT = Result("slot", "slot.img")
+CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS, MICROCODE, FIRMWARE)
+
+
+def chroot(config: Config, packages: PackageSet) -> Step:
+    """The installed packages as a tar, and what is the kernel's among them: its modules, itself."""
+    return Step(
+        name="chroot",
+        script=PROJECT / "rootfs" / "chroot.sh",
+        inputs={
+            "packages": Known(packages.folder(SYSTEM), packages.lock.digest(SYSTEM)),
+            "keys": Known(packages.keys, ""),  # which key signed a package doesn't change it
+        },
+        env={
+            "WORLD": " ".join(node_world(config)),
+            "APK_OPTIONS": " ".join(options(config.alpine)),
+        },
+        outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),
+        finish=pack_chroot,
+        note_owners=True,
+        explain=explain_installation,
+    )
+
+
+def packages_beyond(packages: PackageSet, world: str) -> Known | None:
+    """The packages of a world that the node hasn't installed, if there are any."""
+    if world not in packages.lock.packages:
+        return None
+    folder = packages.folder_beyond(world, SYSTEM)
+    return Known(folder, packages.lock.digest(world)) if any(folder.iterdir()) else None
+
+
+def initramfs(config: Config, packages: PackageSet) -> Step:
+    """What the kernel runs first: it finds the slot."""
+    folder = PROJECT / "initramfs"
+    more = packages_beyond(packages, INITRAMFS)
+    more_inputs = {"packages": more, "keys": Known(packages.keys, "")} if more else {}
+    return Step(
+        name="initramfs",
+        script=folder / "initramfs.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "modules.tar": MODULES,
+            "init": folder / "init",
+            "features": folder / "features",
+            **more_inputs,
+        },
+        env={
+            "FEATURES": " ".join(config.boot.features),
+            "PACKAGES": " ".join(config.boot.packages),
+            "APK_OPTIONS": " ".join(options(config.alpine)),
+        },
+        outputs=("initramfs",),
+        finish=pack_initramfs,
+        host_inputs={"microcode": MICROCODE},
+    )
+
+
+def net_initramfs(config: Config, packages: PackageSet) -> Step:
+    """The same for boots from the network: with drivers of network cards."""
+    step = initramfs(config, packages)
+    return replace(
+        step,
+        name="net-initramfs",
+        env={**step.env, "FEATURES": " ".join([*config.boot.features, "network", "dhcp"])},
+        outputs=(NET_INITRAMFS,),
+        finish=pack_net_initramfs,
+    )
+
+
+def modloop(config: Config) -> Step:
+    """The slot's modloop part: kernel modules, and the firmware they ask for."""
+    folder = PROJECT / "modloop"
+    own = OVERLAY / "lib" / "firmware"
+    own_inputs: dict[str, Input] = {"overlay-firmware": own} if own.is_dir() else {}
+    return Step(
+        name="modloop",
+        script=folder / "modloop.sh",
+        inputs={
+            "modules.tar": MODULES,
+            "firmware.list": FIRMWARE,
+            "firmware.awk": folder / "firmware.awk",
+            "firmware": Content("".join(f"{f}\n" for f in config.modloop.firmware).encode()),
+            "pc": folder / "pc",
+            **own_inputs,
+        },
+        env={"MODULES": " ".join(config.modloop.modules)},
+        outputs=("modloop.squashfs", "modloop.identity", "modloop.sizes"),
+        finish=note_identity,
+    )
+
+
+def on_hand_index(packages: PackageSet, more: Known) -> Step:
+    """The index of the packages on hand, signed."""
+    key = on_hand.key_file()
+    return Step(
+        name="on-hand",
+        script=PROJECT / "rootfs" / "on-hand.sh",
+        inputs={"packages": more, "keys": Known(packages.keys, "")},
+        outputs=(INDEX,),
+        finish=on_hand.write_repository_index,
+        host_inputs={"key": Known(key, key.name)},
+    )
+
+
+def bytecode() -> Step:
+    """The updater and what it imports, compiled: that takes longer than all the rest of rootfs."""
+    folder = PROJECT / "rootfs"
+    return Step(
+        name="bytecode",
+        script=folder / "bytecode.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "updater": PROJECT / "updater",
+            "bytecode.py": folder / "bytecode.py",
+        },
+        outputs=("bytecode.tar",),
+    )
+
+
+def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
+    """The slot's root part: the packages, `rootfs/overlay`, and `more` packages on hand."""
+    folder = PROJECT / "rootfs"
+    on_hand_inputs: dict[str, Input] = (
+        {"on-hand": more, INDEX: Result("on-hand", INDEX)} if more else {}
+    )
+    settings = Settings(**asdict(config.update), log=config.node.log)
+    return Step(
+        name="rootfs",
+        script=folder / "rootfs.sh",
+        inputs={
+            "chroot.tar": CHROOT,
+            "overlay": folder / "overlay",
+            "overlay.modes": Content(script_lines(read_modes())),
+            "chroot.modes": CHROOT_MODES,
+            "chroot.xattrs": CHROOT_XATTRS,
+            "numbers": Content(numbers.lines().encode()),
+            "numbers.awk": folder / "numbers.awk",
+            "services": folder / "services",
+            "updater": PROJECT / "updater",
+            "bytecode.tar": Result("bytecode", "bytecode.tar"),
+            "release.json": _json(
+                os=config.os.name,
+                arch=config.alpine.arch,
+                version=config.os.version,
+                built=config.os.built,
+            ),
+            "settings.json": _json(**settings._asdict()),
+            "disk-guid": Content(f"{derived_guid(config, 'disk')}\n".encode()),
+            "settings": Content(for_shell(settings).encode()),
+            **on_hand_inputs,
+        },
+        env={
+            "OS_NAME": config.os.name,
+            "OS_VERSION": config.os.version,
+            "STICK_LABEL": config.update.stick,
+            "NODE_LABEL": config.node.label,
+            "CONSOLE": config.login.console,
+            "SERIAL": "1" if config.login.serial else "",
+            "NTP": " ".join(config.node.ntp),
+            "ARCH": config.alpine.arch,
+        },
+        outputs=("root.squashfs", "root.identity", "root.sizes"),
+        finish=note_identity,
+    )
+
+
+def _json(**values: object) -> Content:
+    return Content(json.dumps(values, indent=1).encode() + b"\n")
+
+
+def slot(config: Config) -> Step:
+    """The bytes of a slot partition: the same for both slots."""
+    return Step(
+        name="slot",
+        script=PROJECT / "builder" / "disk" / "slot.sh",
+        inputs={
+            "vmlinuz": Result("chroot", "vmlinuz"),
+            "initramfs": Result("initramfs", "initramfs"),
+            "root": Result("rootfs", "root.identity"),
+            "modloop": Result("modloop", "modloop.identity"),
+            "root.sizes": Result("rootfs", "root.sizes"),
+            "modloop.sizes": Result("modloop", "modloop.sizes"),
+        },
+        env={
+            "OS_NAME": config.os.name,
+            "OS_VERSION": config.os.version,
+            "ARCH": config.alpine.arch,
+            "SLOT_MIB": str(config.disk.slot_mib or "auto"),
+        },
+        outputs=(SLOT.file,),
+        finish=join_parts,
+        host_inputs={
+            "root.squashfs": Result("rootfs", "root.squashfs"),
+            "modloop.squashfs": Result("modloop", "modloop.squashfs"),
+        },
+    )
+
+
+def frame(config: Config) -> Step:
+    """The disk image without its slots: what is before them, and what is behind."""
+    disk = layout(config)
+    places = {}
+    for partition in disk.partitions:
+        name = partition.name.upper().replace("-", "_")
+        places[f"{name}_FIRST"] = str(partition.first)
+        places[f"{name}_SECTORS"] = str(partition.sectors)
+    return Step(
+        name="frame",
+        script=PROJECT / "builder" / "disk" / "frame.sh",
+        inputs={
+            "partitions": Content(sfdisk_script(disk).encode()),
+            "grub.cfg": Content(grub_config(config, disk).encode()),
+            "grubenv": Content(render(BootState())),
+        },
+        env={
+            "SIZE_MIB": str(disk.size_mib),
+            "FILES_MIB": str(FILES_MIB),
+            "NODE_LABEL": config.node.label,
+            "DATA_UUID": disk["data"].guid,
+            **places,
+        },
+        outputs=(HEAD, TAIL, END),
+    )
+
+
+def image() -> Step:
+    """The disk image: the frame with the slot in both places."""
+    return Step(
+        name="image",
+        outputs=("disk.img",),
+        finish=join_disk,
+        host_inputs={
+            HEAD: Result("frame", HEAD),
+            TAIL: Result("frame", TAIL),
+            END: Result("frame", END),
+            SLOT.file: SLOT,
+        },
+    )

@@ -1,0 +1,113 @@
+"""Tries a release in a virtual machine as a node would: an update, a trial boot, the checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.core.errors import UserError
+from builder.releases.store import Store, unpack_disk
+from builder.vm.machine import Machine, MachineError
+from builder.vm.remote import Remote, Stick
+from updater.formats import Manifest
+
+NAME = "trial"
+RELEASES = "/run/belay-trial"  # where the machine mounts the disk with the release
+BOOT_TIMEOUT_S = 900
+UPDATE_TIMEOUT_S = 1800
+TRIAL_TIMEOUT_S = 3600  # three tries, each with a watchdog's time, and the way back
+MOUNT = (
+    f"modprobe -a -q virtio_blk vfat nls_cp437 nls_iso8859-1; mkdir -p {RELEASES} && "
+    f"mount -t vfat -o ro /dev/vdb {RELEASES}"
+)
+Tell = Callable[[str], None]
+WriteFat = Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a release: `rejected` says why the machine went back, if it did."""
+
+    version: str
+    before: str
+    rejected: str
+
+    def __str__(self) -> str:
+        how = f"rejected: {self.rejected}" if self.rejected else "passed"
+        on = "itself" if self.before == self.version else self.before
+        return f"release {self.version}, tried on {on}: {how}"
+
+
+def try_release(
+    store: Store, manifest: Manifest, before: Manifest, fat: WriteFat, folder: Path, tell: Tell
+) -> Trial:
+    """Boot the release `before`, let it bring the other one, and see which of both stays.
+
+    `before` may be that release itself, where it is the first. `fat` writes a file system with what
+    is in a folder to a file; `folder` is for what all that takes. `tell` is told what goes on.
+    Raises UserError where the machine doesn't come so far that it could be judged.
+    """
+    disk, releases = folder / "disk.img", folder / "releases.img"
+    tell(f"unpacking {before.version}")
+    unpack_disk(store, before, disk)
+    _gather(store, manifest, folder / "releases")
+    fat(folder / "releases", releases)
+    stick = Stick(folder / "stick", NAME)
+    extra = ("-drive", f"if=virtio,format=raw,readonly=on,file={str(releases).replace(',', ',,')}")
+    machine = Machine(disk, folder / "machine", bios=True, usb=stick.files, extra=extra)
+    try:
+        with machine:
+            return _tried(Remote(machine, stick), manifest.version, before.version, tell)
+    except MachineError as error:
+        raise UserError(f"release {manifest.version} could not be tried: {error}") from None
+
+
+def _gather(store: Store, manifest: Manifest, folder: Path) -> None:
+    """Put to `folder` what a node fetches of a release, laid out as a server has it."""
+    blob = store.blobs / manifest.slot.blob.sha256
+    release = folder / "releases" / manifest.version
+    shutil.copytree(store.release(manifest.version), release)
+    (folder / "blobs").mkdir()
+    try:
+        os.link(blob, folder / "blobs" / blob.name)
+    except OSError:  # another file system
+        shutil.copyfile(blob, folder / "blobs" / blob.name)
+
+
+def _tried(remote: Remote, version: str, before: str, tell: Tell) -> Trial:
+    tell(f"booting {before}")
+    remote.wait_until_confirmed(BOOT_TIMEOUT_S)
+    first = _status(remote)
+    boot = _boot_id(remote)
+    tell(f"{before} brings {version}")
+    which = "--reinstall" if version == before else f"--to {version}"
+    remote.succeed(f"{MOUNT} && belay update {which} --from {RELEASES}", UPDATE_TIMEOUT_S)
+    tell(f"trying {version}")
+    remote.run("reboot")
+
+    def is_over() -> bool:
+        now = _boot_id(remote)
+        return bool(now) and now != boot and not remote.run("test -e /run/belay/confirmed")[0]
+
+    remote.wait_until(is_over, f"{version} stays, or goes back", TRIAL_TIMEOUT_S)
+    after = _status(remote)
+    if after["slot"] != first["slot"]:
+        return Trial(version, before, "")
+    # Releases of before that word called it left.
+    reason = after.get("rejected") or after.get("left") or "the node does not say why"
+    return Trial(version, before, str(reason))
+
+
+def _status(remote: Remote) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(remote.succeed("belay status --json"))
+    return status
+
+
+def _boot_id(remote: Remote) -> str:
+    code, said = remote.run("cat /proc/sys/kernel/random/boot_id")
+    return "" if code else said.strip()
