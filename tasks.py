@@ -13,6 +13,7 @@ __path__ = [str(Path(__file__).with_suffix(""))]
 
 from invoke.collection import Collection
 
+from builder.core.program import Inv
 from tasks import (
     bench,
     build,
@@ -32,7 +33,6 @@ from tasks import (
     testing,
     upload,
 )
-from builder.core.program import Inv
 
 # All tasks, as `./inv` lists them.
 GROUPS = {

@@ -17,7 +17,7 @@ from builder.core.files import DAY_S
 from builder.core.options import whole_number
 from builder.core.output import say, show_json
 from builder.core.progress import table
-from tasks.upload import target_of
+from builder.releases.targets import target_of
 from updater.formats import version_key
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ from builder.core.output import say, show_json
 from builder.core.paths import BUILD, CACHE, KEPT, RUNS
 from builder.core.progress import human_size
 
-KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
-
 
 @task(
     help={
@@ -24,7 +22,7 @@ KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
 )
 def clean(c: Context, older: str = "", keep: str = "", json: bool = False) -> None:
     """Remove build/; with --older or --keep, prune the cache that all checkouts share instead."""
-    from builder.core.cache import prune, size_of_all
+    from builder.core.cache import KEEP_MIB, prune, size_of_all
 
     older_s = whole_number("older", older, 1, 36500, "days") * DAY_S if older else None
     keep_bytes = whole_number("keep", keep, 1, 1 << 30, "MiB") * MIB if keep else None

@@ -14,7 +14,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.cleaning import KEEP_MIB
+from builder.core.cache import KEEP_MIB
 from builder.core.config import MIB, load_config
 from builder.core.errors import UserError
 from builder.core.git import git

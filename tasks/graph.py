@@ -8,12 +8,12 @@ from pathlib import Path
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.build import plan_for
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.output import say, show_json
 from builder.core.progress import Progress, human_size, table
 from builder.steps.explain import Report, report
+from builder.steps.plan import plan_for
 
 
 def reports() -> list[Report]:

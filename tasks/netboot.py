@@ -7,21 +7,14 @@ import signal
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.build import build
-from builder.core.config import Config, load_config
+from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.options import whole_number
 from builder.core.output import say
 from builder.core.paths import BUILD
+from builder.steps.plan import build
 
 FOLDER = BUILD / "netboot"
-
-
-def build_netboot(c: Context, config: Config) -> bool:
-    """Build all that is served; False where that was only shown."""
-    for step in ("image", "net-initramfs"):
-        build(c, step, config)
-    return not c.config.run.dry
 
 
 @task(
@@ -35,7 +28,7 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
     from builder.core.serve import served
     from builder.releases.make import config_of_tag, store_of, trusted_keys
-    from builder.vm.netboot import SCRIPT, require_slot, write_netboot
+    from builder.releases.netboot import SCRIPT, STEPS, require_slot, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")
@@ -45,7 +38,9 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     if tag:
         config = config_of_tag(config, tag)
         manifest = store_of(config).manifest(config.os.version, trusted_keys())
-    if not build_netboot(c, config):
+    for step in STEPS:
+        build(c, step, config)
+    if c.config.run.dry:
         return
     if manifest:
         require_slot(manifest)

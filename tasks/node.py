@@ -10,7 +10,6 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.build import build, plan_for
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.files import copy_sparse, remove_tree
@@ -19,6 +18,7 @@ from builder.core.paths import BUILD
 from builder.core.progress import Progress
 from builder.nodes.places import PLACES, STICKS, Place, open_place
 from builder.nodes.volume import volume
+from builder.steps.plan import build, plan_for
 
 
 @task(

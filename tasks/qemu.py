@@ -12,13 +12,13 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.build import build
 from builder.core.config import Config, load_config
 from builder.core.errors import UserError
 from builder.core.files import copy_sparse, in_use
 from builder.core.options import whole_number
 from builder.core.output import say
 from builder.core.paths import BUILD, KEPT, RUNS
+from builder.steps.plan import build
 from updater.grubenv import SLOTS
 
 if TYPE_CHECKING:
@@ -115,11 +115,12 @@ def _run(hardware: Hardware) -> int:
 
 def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
     from builder.core.serve import served
-    from tasks.netboot import build_netboot
+    from builder.releases.netboot import SCRIPT, STEPS, write_netboot
     from builder.vm.hardware import Hardware, copy_variables, free_port
-    from builder.vm.netboot import SCRIPT, write_netboot
 
-    if not build_netboot(c, config):
+    for step in STEPS:
+        build(c, step, config)
+    if c.config.run.dry:
         return 0
     with (
         in_use(KEPT / RUNS, "inv clean is removing build/: run this again", shared=True),

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from tasks.build import build, plan_for
-from builder.core.config import Config, load_config
+from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.output import say, show_json
 from builder.core.paths import BUILD
 from builder.core.progress import Progress, human_size
-from updater.formats import version_key
+from builder.steps.plan import build, plan_for
 
 FILES_SHOWN = 40
-
-if TYPE_CHECKING:
-    from builder.releases.store import Store
-    from builder.vm.release_trial import Trial
 
 
 @task(
@@ -99,6 +92,7 @@ def test(c: Context, version: str, before: str = "", json: bool = False) -> None
     The machine runs the release before it; the first release is its own one before.
     """
     from builder.releases.make import store_of
+    from builder.vm.release_trial import tried
 
     config = load_config()
     store = store_of(config)
@@ -110,55 +104,6 @@ def test(c: Context, version: str, before: str = "", json: bool = False) -> None
         raise Exit(code=1)
 
 
-def tried(config: Config, store: Store, version: str, before: str = "") -> Trial:
-    """Try a release on the one `before`, or on the newest older one."""
-    from builder.nodes.volume import write_fat
-    from builder.releases.make import release_before, trusted_keys
-    from builder.vm.release_trial import try_release
-
-    manifest = store.manifest(version, trusted_keys())
-    if before:
-        older = store.manifest(before, trusted_keys())
-    else:
-        older = release_before(store, version) or manifest
-    if version_key(older.version) > version_key(version):
-        raise UserError(f"--before {before}: nodes go back to {version} only by an order")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=BUILD, prefix="trial-") as scratch, Progress() as progress:
-        plan = plan_for(config, ["chroot"], progress)
-
-        def fat(folder: Path, image: Path) -> None:
-            write_fat(folder, "BELAYTRIAL", image, plan.root, plan.engine)
-
-        tell = partial(progress.stage, f"testing {version}")
-        trial = try_release(store, manifest, older, fat, Path(scratch), tell)
-        progress.stopped(f"testing {version}")
-    return trial
-
-
-def require_tested(config: Config, store: Store, version: str) -> None:
-    """Try a release, and the site with it on each node. Raises UserError where one is unhealthy."""
-    from builder.releases.make import trusted_keys
-    from builder.releases.store import unpack_disk
-    from tasks.site import report
-    from builder.vm.site_trial import has_nodes, nodes_of_site, try_site
-
-    refused = f"so {version} is not published: tested in [publish] asks for that"
-    trial = tried(config, store, version)
-    say(str(trial))
-    if trial.rejected:
-        raise UserError(refused)
-    if not has_nodes():
-        return
-    with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch, Progress() as progress:
-        folder = Path(scratch)
-        disk = folder / "release.img"
-        unpack_disk(store, store.manifest(version, trusted_keys()), disk)
-        matrix = try_site({version: disk}, nodes_of_site(), folder, progress)
-    if any(row[version] for row in matrix.values()):
-        raise UserError("\n".join([*report(matrix), refused]))
-
-
 @task(
     help={
         "before": "a release, such as 1.2.2",
@@ -168,8 +113,7 @@ def require_tested(config: Config, store: Store, version: str) -> None:
 )
 def diff(c: Context, before: str, after: str, json: bool = False) -> None:
     """Show what is different in two releases: packages, and files."""
-    from builder.artefacts.listing import Lister
-    from tasks.diff import differences
+    from builder.artefacts.listing import Lister, differences
     from builder.releases.changes import changes
     from builder.releases.chunks import unpack_xz
     from builder.releases.make import store_of, summary, trusted_keys

@@ -7,13 +7,13 @@ from dataclasses import replace
 from invoke.context import Context
 from invoke.tasks import task
 
-from tasks.build import plan_for
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.files import remove_tree
 from builder.core.output import say
 from builder.core.paths import BUILD
 from builder.core.progress import Progress
+from builder.steps.plan import plan_for
 from builder.steps.runner import ensure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +70,7 @@ def publish(
         require_channel,
     )
     from builder.releases.site import build_site, site_version
-    from tasks.upload import target_of
+    from builder.releases.targets import target_of
     from updater.formats import Channel
 
     check_channel_name(channel)
@@ -155,10 +154,10 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
     It is applied twice, and the second time may change nothing, as seen from outside; then the
     site's own program `check` says whether the node does what it is for.
     """
-    from tasks.build import build as build_step
     from builder.releases.make import store_of, trusted_keys
     from builder.releases.store import unpack_disk
-    from builder.vm.site_trial import nodes_of_site, try_site
+    from builder.steps.plan import build as build_step
+    from builder.vm.site_trial import nodes_of_site, report, try_site
 
     config, nodes = load_config(), nodes_of_site(node)
     build_step(c, "image", config)
@@ -179,15 +178,6 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
         say(line)
     if any(wrong for row in matrix.values() for wrong in row.values()):
         raise Exit(code=1)
-
-
-def report(matrix: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What became of the site, one line for each node and release."""
-    return [
-        f"{name:20} {release:12} {wrong or 'passed'}"
-        for name, row in matrix.items()
-        for release, wrong in row.items()
-    ]
 
 
 namespace = Collection(build, publish, secret, test)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
-from builder.core.config import DAYS_MAX, Config, load_config
+from builder.core.config import DAYS_MAX, load_config
 from builder.core.errors import UserError
 from builder.core.options import whole_number
 from builder.core.output import say, show_json
-from builder.core.paths import PROJECT
 from builder.core.progress import Progress, human_size
-from tasks.release import require_tested
-
-if TYPE_CHECKING:
-    from builder.releases.targets import Target
 
 UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node will report errors"
 
@@ -51,6 +45,8 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from builder.releases import publish
     from builder.releases.keys import signer
     from builder.releases.make import store_of, trusted_keys
+    from builder.releases.targets import target_of
+    from builder.vm.site_trial import require_tested
     from updater.formats import version_key
     from updater.source import open_source
 
@@ -98,14 +94,3 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         f"a node fetches {human_size(manifest.slot.blob.size)} at most"
     )
     say(f"channel {channel} has release {manifest.version}")
-
-
-def target_of(config: Config, to: str) -> Target:
-    """Where to publish to."""
-    from builder.releases.targets import open_target
-
-    if to:
-        return open_target(to)
-    if not config.publish.to:
-        raise UserError("where to? Set to in [publish] of image.toml, or give --to FOLDER")
-    return open_target(config.publish.to, PROJECT)

@@ -70,7 +70,7 @@ def artefacts() -> Path:
     """The folder `build/`, with everything in it up to date."""
     from invoke.context import Context
 
-    from tasks.build import build
+    from builder.steps.plan import build
 
     build(Context(), "image", load_config())
     return BUILD
@@ -79,8 +79,8 @@ def artefacts() -> Path:
 @pytest.fixture(scope="session")
 def disk_layout(artefacts: Path) -> Layout:
     """Where what lies on `disk.img`."""
-    from tasks.build import plan_for
     from builder.core.progress import Progress
+    from builder.steps.plan import plan_for
 
     return layout(plan_for(load_config(), ["image"], Progress()).config)
 
@@ -110,7 +110,7 @@ def in_container(tmp_path: Path, artefacts: Path) -> InContainer:
     from builder.core.progress import Progress
     from builder.engines.bubblewrap import Bubblewrap
     from builder.engines.engine import Job
-    from tasks.fetch import fetched
+    from builder.steps.plan import fetched
 
     config, engine = load_config(), Bubblewrap()
     root = container_root(fetched(config, engine, Progress()), engine)

@@ -502,7 +502,9 @@ def _updater(
 
     how: dict[str, Any] = {}
     if "://" in place:
-        how = {"access": node.access, "say": _whisper, "look": look, "sleep": sleep}
+        from updater.server import access_of
+
+        how = {"access": access_of(node), "say": _whisper, "look": look, "sleep": sleep}
     return Updater(node, open_source(place, **how), memory, _progress(options), sleep)
 
 

@@ -6,16 +6,13 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from updater.boot import BootStateFile
 from updater.errors import UpdateError, printable
 from updater.grubenv import SLOTS
 from updater.reading import read_file, read_object
 from updater.signature import PublicKey, read_keys
-
-if TYPE_CHECKING:
-    from updater.server import Access
 
 ETC = "etc/belay"
 NODE_FILES = "run/belay/node"
@@ -139,21 +136,6 @@ class Node(NamedTuple):
     def boot_id(self) -> str:
         """What the kernel calls this boot."""
         return _text(self.root / "proc/sys/kernel/random/boot_id").strip()
-
-    @property
-    def access(self) -> "Access":
-        """How it gets to its server: with its own certificates and token, if it has any."""
-        from updater.server import Access
-
-        files = self.root / NODE_FILES
-        authorities, token = (files / name for name in ("ca.pem", "token"))
-        return Access(
-            self.settings.proxy,
-            self.settings.no_proxy,
-            authorities if authorities.exists() else None,
-            token if token.exists() else None,
-            self.settings.rate,
-        )
 
     @property
     def has_data(self) -> bool:

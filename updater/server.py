@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from updater.errors import NotNow, Refused, Unreachable, UpdateError, printable
 from updater.memory import ETAG
+from updater.node import NODE_FILES, Node
 
 TIMEOUT_S = 20  # without a single byte
 SLOWEST = 2 << 10  # bytes a second, over all of an answer
@@ -53,6 +54,19 @@ class Access(NamedTuple):
     authorities: Path | None = None
     token: Path | None = None
     limit: int = 0
+
+
+def access_of(node: Node) -> Access:
+    """How this node gets to its server: with its own certificates and token, if it has any."""
+    settings, files = node.settings, node.root / NODE_FILES
+    authorities, token = (files / name for name in ("ca.pem", "token"))
+    return Access(
+        settings.proxy,
+        settings.no_proxy,
+        authorities if authorities.exists() else None,
+        token if token.exists() else None,
+        settings.rate,
+    )
 
 
 class Server:

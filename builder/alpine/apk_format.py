@@ -56,6 +56,7 @@ V3_MAGIC = b"ADB"  # what indexes and packages of apk-tools' format v3 begin wit
 PIECE = 1 << 20
 # Bounds of what is unpacked before anybody has signed it. Alpine's largest index has 20 MiB, the
 # control part of a package some KiB, and its largest package less than 2 GiB.
+INDEX = "APKINDEX.tar.gz"  # what a repository lists its packages in
 INDEX_MAX = 256 << 20
 CONTROL_MAX = 16 << 20
 CONTENT_MAX = 4 << 30

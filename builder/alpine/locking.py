@@ -10,10 +10,9 @@ from pathlib import Path
 
 from builder.alpine import archive
 from builder.alpine.apk import STATIC, Apk, Version, static_root
-from builder.alpine.apk_format import Package, read_index, verify_index
+from builder.alpine.apk_format import INDEX, Package, read_index, verify_index
 from builder.alpine.lock import Lock, LockedPackage
 from builder.alpine.mirror import (
-    INDEX,
     SAMPLE,
     Mirror,
     Repository,

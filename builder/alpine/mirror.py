@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.alpine.apk_format import INDEX
 from builder.core.cache import mark_used
 from builder.core.config import Alpine, OwnRepository
 from builder.core.errors import UserError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 SAMPLE = "sample"  # the source of what comes from the sample mirror
 PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
-INDEX = "APKINDEX.tar.gz"
 ALPINE_KEYS = Path(__file__).with_name("keys")
 TIMEOUT_S = (5, 20)  # to connect, to read on
 TRIES = 5

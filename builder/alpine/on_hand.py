@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.alpine.apk_format import installed_record, lines_of
-from builder.alpine.mirror import INDEX
+from builder.alpine.apk_format import INDEX, installed_record, lines_of
 from builder.core.errors import UserError
 from builder.core.files import write_atomically, write_private
 from builder.core.paths import PROJECT, private_keys

@@ -8,7 +8,7 @@ import stat
 import struct
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,30 @@ class File:
     owner: str  # uid/gid
     size: int
     content: str
+
+
+def differences(one: Mapping[str, File], two: Mapping[str, File]) -> dict[str, str]:
+    """By name what differs: `only in the first`, or for instance `mode 644 -> 755, content`."""
+    found = {}
+    for name in sorted(one.keys() | two.keys()):
+        a, b = one.get(name), two.get(name)
+        if a is None or b is None:
+            found[name] = "only in the second" if a is None else "only in the first"
+        elif a != b:
+            said = []
+            if a.kind != b.kind:
+                said.append(f"{a.kind} -> {b.kind}")
+            if a.mode != b.mode:
+                said.append(f"mode {a.mode:o} -> {b.mode:o}")
+            if a.owner != b.owner:
+                said.append(f"owner {a.owner} -> {b.owner}")
+            if a.size != b.size:
+                said.append(f"{a.size} -> {b.size} bytes")
+            elif a.content != b.content:
+                is_link = a.kind == b.kind == "symlink"
+                said.append(f"-> {a.content} now {b.content}" if is_link else "content")
+            found[name] = ", ".join(said)
+    return found
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from invoke.context import Context
 
 from builder.benchmarks.ram import memory_used_mib, with_kernel
 from builder.benchmarks.script import built, run_script
-from tasks.build import build, plan_for
 from builder.core.config import load_config
 from builder.core.paths import BUILD, CACHE
 from builder.core.progress import Progress
 from builder.disk.layout import layout
 from builder.releases.site import build_site
+from builder.steps.plan import build, plan_for
 from builder.vm.machine import Machine
 from builder.vm.remote import Remote, Stick
 from builder.vm.site_trial import TREE, bring_site

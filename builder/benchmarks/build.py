@@ -15,7 +15,6 @@ from pathlib import Path
 
 from builder.alpine.apk import options
 from builder.benchmarks.script import run_script
-from tasks.build import Plan, plan_for
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.files import remove_tree
@@ -24,6 +23,7 @@ from builder.core.paths import CACHE, LOCK_FILE, PROJECT
 from builder.core.progress import Progress
 from builder.engines.bubblewrap import Bubblewrap
 from builder.engines.docker_engine import Docker
+from builder.steps.plan import Plan, plan_for
 
 ADDED_PACKAGE = "dosfstools"
 FLOOR = "the tools alone"

@@ -14,12 +14,12 @@ from pathlib import Path
 from builder.benchmarks.build import checkout
 from builder.benchmarks.lts import Shape, real_kernel, virt_package
 from builder.benchmarks.script import run_script
-from tasks.build import plan_for
 from builder.core.config import MIB, load_config
 from builder.core.paths import CACHE
 from builder.core.progress import Progress
 from builder.core.serve import served
 from builder.sample.mirror import sample_key, sample_mirror, write_repository
+from builder.steps.plan import plan_for
 
 RELEASE = "3.23"
 COMMUNITY = f"v{RELEASE}/community/x86_64"

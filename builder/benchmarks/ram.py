@@ -11,10 +11,10 @@ from typing import Any
 from invoke.context import Context
 
 from builder.benchmarks.script import built, run_script
-from tasks.build import build, plan_for
 from builder.core.config import load_config
 from builder.core.paths import BUILD, CACHE
 from builder.core.progress import Progress
+from builder.steps.plan import build, plan_for
 from builder.vm.machine import Machine
 
 MEMORY_MIB = 2048

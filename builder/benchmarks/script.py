@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.build import Plan
 from builder.core.paths import BUILD, LOGS
 from builder.engines.engine import Job
+from builder.steps.plan import Plan
 
 HERE = Path(__file__).parent
 

@@ -17,7 +17,6 @@ from minisign import KeyPair
 from builder.benchmarks import rauc
 from builder.benchmarks.build import median_seconds
 from builder.benchmarks.slow_disk import slow_disk
-from tasks.build import build
 from builder.core.config import load_config
 from builder.core.host import require_programs
 from builder.core.paths import BUILD, CACHE, PROJECT
@@ -27,6 +26,7 @@ from builder.disk.table import read_table
 from builder.releases.chunks import write_slot
 from builder.releases.keys import signed
 from builder.releases.store import Store
+from builder.steps.plan import build
 from updater.formats import Manifest
 
 VERSION = "1.0.0"

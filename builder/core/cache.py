@@ -14,6 +14,7 @@ from builder.core.paths import CACHE
 KINDS = ("results", "containers", "worlds", "apk", "keys", "packages", "chunks")
 # A build that runs right now may count on what it has just found.
 SAFE_FOR_S = 3600.0
+KEEP_MIB = 4096  # what is proposed: some builds of each of some configs
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.host import require_program
+from builder.core.paths import PROJECT
 
 ATTEMPTS = 4
 PAUSE_S = 2.0
@@ -124,3 +126,12 @@ class Ssh:
             self._sleep(PAUSE_S * 2**attempt)
         what = done.stderr.decode(errors="replace").strip()
         raise UserError(f"{self.name}: ssh failed with exit code {done.returncode}: {what}")
+
+
+def target_of(config: Config, to: str) -> Target:
+    """Where to publish to."""
+    if to:
+        return open_target(to)
+    if not config.publish.to:
+        raise UserError("where to? Set to in [publish] of image.toml, or give --to FOLDER")
+    return open_target(config.publish.to, PROJECT)

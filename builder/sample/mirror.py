@@ -81,8 +81,8 @@ def sample_key() -> SigningKey:
 
 def write_repository(folder: Path, drafts: Iterable[Draft], key: SigningKey) -> None:
     """Have just these packages in `folder`, and their index."""
+    from builder.alpine.apk_format import INDEX
     from builder.alpine.apk_writer import write_index, write_package
-    from builder.alpine.mirror import INDEX
 
     folder.mkdir(parents=True, exist_ok=True)
     index = []

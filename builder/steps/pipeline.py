@@ -6,20 +6,17 @@ This is the place to see what depends on what. It is pure: nothing runs here.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, replace
 
 from builder.alpine import on_hand
 from builder.alpine.apk import options
+from builder.alpine.apk_format import INDEX
 from builder.alpine.chroot import explain_installation, pack_chroot
 from builder.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
-from builder.alpine.kernel import MICROCODE_PACKAGES
-from builder.alpine.mirror import INDEX
 from builder.alpine.numbers import Numbers
 from builder.alpine.package_set import PackageSet
-from builder.core.config import WORLD_WANTED, WORLD_WORD, Config
-from builder.core.errors import UserError
-from builder.core.files import read_text
+from builder.alpine.worlds import INITRAMFS, SYSTEM, node_world
+from builder.core.config import Config
 from builder.core.paths import PROJECT
 from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
 from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
@@ -27,35 +24,6 @@ from builder.steps.overlay import OVERLAY, read_modes, script_lines
 from builder.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
 from updater.node import Settings, for_shell
-
-SYSTEM = "system"  # what the lock calls the packages of the node
-INITRAMFS = "initramfs"  # and those of the node and of the initramfs
-WORLD_FILE = PROJECT / "rootfs" / "world"
-
-
-def system_world(config: Config) -> tuple[str, ...]:
-    """The packages of the node: those of `rootfs/world`, and the kernel.
-
-    With the kernel for real machines comes the microcode of their processors, unless the world says
-    something of it: `!amd-ucode`.
-
-    Raises UserError for a word that apk wouldn't understand.
-    """
-    words = []
-    for number, line in enumerate(read_text(WORLD_FILE).split("\n"), start=1):
-        for word in line.split("#")[0].split():
-            if not WORLD_WORD.fullmatch(word):
-                raise UserError(f'rootfs/world:{number}: found "{word}", wanted {WORLD_WANTED}')
-            words.append(word)
-    kernel = f"linux-{config.alpine.kernel}"
-    asked = {word.lstrip("!") for word in words}
-    microcode = [name for name in MICROCODE_PACKAGES if name not in asked]
-    return (*words, kernel, *(microcode if config.alpine.kernel == "lts" else ()))
-
-
-def node_world(config: Config) -> list[str]:
-    """The same for apk on the node, which knows no tags: it has other repositories."""
-    return [re.sub(r"@[^<>=~]+", "", word) for word in system_world(config)]
 
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:

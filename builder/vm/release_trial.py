@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from builder.core.config import Config
 from builder.core.errors import UserError
+from builder.core.paths import BUILD
+from builder.core.progress import Progress
+from builder.nodes.volume import write_fat
+from builder.releases.make import release_before, trusted_keys
 from builder.releases.store import Store, unpack_disk
+from builder.steps.plan import plan_for
 from builder.vm.machine import Machine, MachineError
 from builder.vm.remote import Remote, Stick
-from updater.formats import Manifest
+from updater.formats import Manifest, version_key
 
 NAME = "trial"
 RELEASES = "/run/belay-trial"  # where the machine mounts the disk with the release
@@ -41,6 +49,28 @@ class Trial:
         how = f"rejected: {self.rejected}" if self.rejected else "passed"
         on = "itself" if self.before == self.version else self.before
         return f"release {self.version}, tried on {on}: {how}"
+
+
+def tried(config: Config, store: Store, version: str, before: str = "") -> Trial:
+    """Try a release on the one `before`, or on the newest older one."""
+    manifest = store.manifest(version, trusted_keys())
+    if before:
+        older = store.manifest(before, trusted_keys())
+    else:
+        older = release_before(store, version) or manifest
+    if version_key(older.version) > version_key(version):
+        raise UserError(f"--before {before}: nodes go back to {version} only by an order")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="trial-") as scratch, Progress() as progress:
+        plan = plan_for(config, ["chroot"], progress)
+
+        def fat(folder: Path, image: Path) -> None:
+            write_fat(folder, "BELAYTRIAL", image, plan.root, plan.engine)
+
+        tell = partial(progress.stage, f"testing {version}")
+        trial = try_release(store, manifest, older, fat, Path(scratch), tell)
+        progress.stopped(f"testing {version}")
+    return trial
 
 
 def try_release(

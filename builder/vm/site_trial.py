@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.files import read_toml
+from builder.core.output import say
+from builder.core.paths import BUILD
 from builder.core.progress import Progress
 from builder.nodes.identity import PRIVATE
+from builder.releases.make import trusted_keys
 from builder.releases.site import FOLDER, build_site
+from builder.releases.store import Store, unpack_disk
 from builder.vm.machine import Machine, MachineError
-from builder.vm.release_trial import Tell
+from builder.vm.release_trial import Tell, tried
 from builder.vm.remote import Remote, Stick
 
 BOOT_TIMEOUT_S = 900
@@ -122,3 +128,30 @@ def _judge(remote: Remote, node: str, tell: Tell) -> str:
         if code:
             time.sleep(1)
     return f"check failed: {said.strip()[-500:]}" if code else ""
+
+
+def report(matrix: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What became of the site, one line for each node and release."""
+    return [
+        f"{name:20} {release:12} {wrong or 'passed'}"
+        for name, row in matrix.items()
+        for release, wrong in row.items()
+    ]
+
+
+def require_tested(config: Config, store: Store, version: str) -> None:
+    """Try a release, and the site with it on each node. Raises UserError where one is unhealthy."""
+    refused = f"so {version} is not published: tested in [publish] asks for that"
+    trial = tried(config, store, version)
+    say(str(trial))
+    if trial.rejected:
+        raise UserError(refused)
+    if not has_nodes():
+        return
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="site-") as scratch, Progress() as progress:
+        folder = Path(scratch)
+        disk = folder / "release.img"
+        unpack_disk(store, store.manifest(version, trusted_keys()), disk)
+        matrix = try_site({version: disk}, nodes_of_site(), folder, progress)
+    if any(row[version] for row in matrix.values()):
+        raise UserError("\n".join([*report(matrix), refused]))

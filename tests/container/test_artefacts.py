@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tasks.build import plan_for
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.files import copy_sparse
@@ -19,6 +18,7 @@ from builder.disk.boot_state import grubenv_offset, read_boot_state
 from builder.disk.layout import SECTOR, Layout
 from builder.nodes.places import open_place
 from builder.nodes.volume import volume
+from builder.steps.plan import plan_for
 from tests.conftest import InContainer
 from updater.grubenv import BootState
 from updater.slot import parts

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.artefacts.listing import File, Lister
-from tasks.build import plan_for
+from builder.artefacts.listing import File, Lister, differences
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.progress import Progress
-from tasks.diff import differences
+from builder.steps.plan import plan_for
 from tests.conftest import InContainer
 
 pytestmark = pytest.mark.container

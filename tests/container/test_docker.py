@@ -45,7 +45,7 @@ def engine(docker_host: str, monkeypatch: pytest.MonkeyPatch) -> Docker:
 @pytest.fixture
 def root(artefacts: Path) -> Path:
     """The build container's root."""
-    from tasks.build import plan_for
+    from builder.steps.plan import plan_for
 
     return plan_for(load_config(), ["chroot"], Progress()).root
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks import fetch
 from builder.alpine import archive as archive_module
-from builder.alpine import locking
+from builder.alpine import locking, worlds
 from builder.alpine import mirror as mirrors
 from builder.alpine.lock import Lock
 from builder.core import files
 from builder.core.config import Alpine, Config
 from builder.core.progress import Progress
 from builder.engines.bubblewrap import Bubblewrap
+from builder.steps import plan
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -128,12 +128,13 @@ def auto(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     for module in (mirrors, archive_module, files, locking):
         if hasattr(module, "CACHE"):
             monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr("tasks.fetch.lock_file", lambda config: tmp_path / "apk.lock")
+    for module in (plan, worlds):
+        monkeypatch.setattr(module, "lock_file", lambda config: tmp_path / "apk.lock")
     return Config(alpine=Alpine(mirror="auto"))
 
 
 def lock_of(config: Config, at_once: bool = False) -> Lock:
-    return fetch.locked(config, Bubblewrap(), Progress(), None, at_once)[0]
+    return worlds.locked(config, Bubblewrap(), Progress(), None, at_once)[0]
 
 
 def test_one_hiccup_does_not_lead_to_the_sample(auto: Config, mirror: Mirror) -> None:
@@ -146,7 +147,7 @@ def test_the_mirror_takes_its_place_when_it_is_back(
 ) -> None:
     mirror.failures = 999
     assert lock_of(auto).source == "sample"
-    fetch.fetched(auto, Bubblewrap(), Progress())
+    plan.fetched(auto, Bubblewrap(), Progress())
     assert "note: these are the sample mirror's packages" in capsys.readouterr().err
     mirror.failures = 0
     mirror.requests.clear()
@@ -154,7 +155,7 @@ def test_the_mirror_takes_its_place_when_it_is_back(
     os.utime(tmp_path / "cache/mirror-asked", (0, 0))
     assert lock_of(auto).source == mirror.url
     assert "Alpine's mirror answers again" in capsys.readouterr().err
-    fetch.fetched(auto, Bubblewrap(), Progress())
+    plan.fetched(auto, Bubblewrap(), Progress())
     assert "note: these are the sample" not in capsys.readouterr().err
 
 

@@ -31,10 +31,10 @@ import cryptography.hazmat.primitives.asymmetric.padding, cryptography.exception
 from builder.core.config import load_config
 from builder.core.paths import CACHE
 from builder.alpine.mirror import choose_mirror, folder_of
-import builder.alpine.container, builder.engines.bubblewrap, tasks.fetch, builder.steps.pipeline
-import builder.steps.runner
+import builder.alpine.container, builder.engines.bubblewrap, builder.steps.plan
+import builder.steps.pipeline, builder.steps.runner
 from builder.alpine.apk_format import verify_index
-from tasks.build import build
+from builder.steps.plan import build
 from invoke.context import Context
 config = load_config()
 mirror = choose_mirror(config.alpine)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.channel import VALID, _state
 from builder.core.config import Config, Publish
 from builder.core.paths import PROJECT
-from tasks.upload import target_of
+from builder.releases.targets import target_of
+from tasks.channel import VALID, _state
 from updater.formats import Channel
 
 DAY_S = 24 * 3600

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.disk.table import Place, read_table
-from builder.vm import netboot
+from builder.releases import netboot
 from updater.errors import Refused, UpdateError
 from updater.install import install, read_frame
 from updater.table import with_own_guids

@@ -7,11 +7,11 @@ from copy import deepcopy
 
 import pytest
 
-from tasks import GROUPS, namespace
 from builder.core.errors import explained
 from builder.core.options import whole_number
 from builder.core.paths import PROJECT
 from builder.core.program import Inv
+from tasks import GROUPS, namespace
 
 README = (PROJECT / "README.md").read_text()
 LISTED = [name for names in GROUPS.values() for name in names]

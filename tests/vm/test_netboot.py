@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from invoke.context import Context
 
-from tasks.build import build
 from builder.core.config import load_config
 from builder.core.serve import served
+from builder.releases.netboot import SCRIPT, write_netboot
+from builder.steps.plan import build
 from builder.vm.machine import Machine
-from builder.vm.netboot import SCRIPT, write_netboot
 from tests.apkovl import archive
 
 pytestmark = pytest.mark.vm(minutes=2)

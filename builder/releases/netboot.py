@@ -16,6 +16,7 @@ from builder.disk.layout import PANIC_S
 from builder.disk.table import read_table
 from updater.formats import Manifest
 
+STEPS = ("image", "net-initramfs")  # what makes all that is served
 SCRIPT = "boot.ipxe"
 FILES = {"vmlinuz": "vmlinuz", "initramfs": NET_INITRAMFS, "slot.img": "slot.img"}
 

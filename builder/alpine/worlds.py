@@ -1,0 +1,96 @@
+"""The worlds of a config, and the lock that holds what they need."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from builder.alpine import container, on_hand
+from builder.alpine.kernel import MICROCODE_PACKAGES
+from builder.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
+from builder.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
+from builder.alpine.mirror import is_back
+from builder.core.config import WORLD_WANTED, WORLD_WORD, Config
+from builder.core.errors import UserError
+from builder.core.files import read_text
+from builder.core.output import say
+from builder.core.paths import LOCK_FILE, PROJECT
+from builder.core.progress import Progress
+from builder.engines.engine import Engine
+
+SYSTEM = "system"  # what the lock calls the packages of the node
+INITRAMFS = "initramfs"  # and those of the node and of the initramfs
+WORLD_FILE = PROJECT / "rootfs" / "world"
+
+
+def system_world(config: Config) -> tuple[str, ...]:
+    """The packages of the node: those of `rootfs/world`, and the kernel.
+
+    With the kernel for real machines comes the microcode of their processors, unless the world says
+    something of it: `!amd-ucode`.
+
+    Raises UserError for a word that apk wouldn't understand.
+    """
+    words = []
+    for number, line in enumerate(read_text(WORLD_FILE).split("\n"), start=1):
+        for word in line.split("#")[0].split():
+            if not WORLD_WORD.fullmatch(word):
+                raise UserError(f'rootfs/world:{number}: found "{word}", wanted {WORLD_WANTED}')
+            words.append(word)
+    kernel = f"linux-{config.alpine.kernel}"
+    asked = {word.lstrip("!") for word in words}
+    microcode = [name for name in MICROCODE_PACKAGES if name not in asked]
+    return (*words, kernel, *(microcode if config.alpine.kernel == "lts" else ()))
+
+
+def node_world(config: Config) -> list[str]:
+    """The same for apk on the node, which knows no tags: it has other repositories."""
+    return [re.sub(r"@[^<>=~]+", "", word) for word in system_world(config)]
+
+
+def worlds(config: Config) -> dict[str, World]:
+    """What is locked: the packages of the container, and those of the node."""
+    wanted = {
+        container.WORLD: (container.NAME, container.package_names()),
+        SYSTEM: ("rootfs/world", system_world(config)),
+    }
+    beyond = {
+        INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
+        on_hand.WORLD: ("available in [alpine] of image.toml", config.alpine.available),
+    }
+    for world, (source, more) in beyond.items():
+        if more:
+            wanted[world] = (source, (*system_world(config), *more))
+    return wanted
+
+
+def locked(
+    config: Config,
+    engine: Engine,
+    progress: Progress,
+    upgrade: Upgrade = None,
+    at_once: bool = False,
+) -> tuple[Lock, list[str]]:
+    """The lock, brought up to date where `image.toml` or a world asks for more; its changes.
+
+    Where the sample took the place of Alpine's mirror, that one is asked again; see `is_back`.
+    """
+    place = lock_file(config)
+    former = read_lock(place)
+    wanted = worlds(config)
+    took_place = former and upgrade is None and is_stand_in(former, config.alpine)
+    if took_place and is_back(config.alpine, at_once):
+        say(f"{place.name}: Alpine's mirror answers again, and takes the place of the sample's")
+        upgrade = ()
+    elif former and upgrade is None and is_current(former, config.alpine, wanted):
+        return former, []
+
+    progress.started("lock", "looking at the mirror", quiet=True)
+    with progress.transfer("lock", quiet=True) as transferred:
+        lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
+    # Other Alpine releases begin with numbers and sizes of this one: nodes go from one to another.
+    named = former or read_lock(LOCK_FILE) or committed_lock()
+    if named:
+        lock = replace(lock, numbers=named.numbers, slots=named.slots)
+    write_lock(place, lock)
+    return lock, changes(former, lock) if former else ["made anew"]
