@@ -3,9 +3,9 @@
 # out/root.sizes, which says how much of it is whose.
 #   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/numbers  in/numbers.awk  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
-#   in/release.json  in/settings.json  in/settings  in/disk-guid
+#   in/release.json  in/settings.json  in/settings  in/disk-guid  in/contract.sh
 #   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
-#   $OS_NAME $OS_VERSION $NODE_LABEL $STICK_LABEL $ARCH
+#   $OS_NAME $OS_VERSION $OS_BUILT $NODE_LABEL $STICK_LABEL $ARCH
 #   $SERIAL     nothing: the serial line has no login
 #   $NTP        time servers, or nothing
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
@@ -136,6 +136,7 @@ mkdir -p "$root/usr/lib/belay/updater" "$root/data"
 cp in/updater/*.py "$root/usr/lib/belay/updater/"
 chmod 644 "$root"/usr/lib/belay/updater/*
 tar -xf in/bytecode.tar -C "$root"
+install -m 644 in/contract.sh "$root/usr/lib/belay/"
 # Python would believe it although the overlay has another source.
 (cd "$overlay" && find . -name '*.py') | while IFS= read -r source; do
 	name=${source##*/}
@@ -158,6 +159,7 @@ done
 echo "$STICK_LABEL" >"$root/etc/belay/stick-label"
 echo "$NODE_LABEL" >"$root/etc/belay/node-label"
 echo "$OS_NAME $OS_VERSION" >"$root/etc/belay/release"
+echo "$OS_BUILT" >"$root/etc/belay/built"
 echo "$OS_NAME" >"$root/etc/hostname"
 printf '%s %s on \\l\n\n' "$OS_NAME" "$OS_VERSION" >"$root/etc/issue"
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -76,29 +74,15 @@ def findings() -> Iterator[Finding]:
 
 def _container(wanted: str) -> Finding:
     """Whether steps can run in the engine that image.toml asks for."""
-    from builder.engines.bubblewrap import Bubblewrap
-    from builder.engines.docker_engine import Docker
-    from builder.engines.engine import Job
+    from builder.engines.choose import ENGINES, candidates
 
-    if wanted != "bubblewrap":
+    problem = UserError("there is no engine")
+    for name in candidates(wanted):
         try:
-            daemon = Docker().daemon
+            return Finding("container", "ok", ENGINES[name]().check())
         except UserError as error:
-            if wanted == "docker":
-                found, _, remedy = str(error).partition("; ")
-                return Finding("container", "wrong", found, remedy)
-        else:
-            return Finding("container", "ok", f"{daemon} answers")
-    with tempfile.TemporaryDirectory() as folder:
-        job = Job(
-            "trial", Path("/"), ("/bin/sh", "-c", "touch out/f && chown 7 out/f"), Path(folder)
-        )
-        try:
-            Bubblewrap().run(job, Path(folder) / "log")
-        except UserError as error:
-            found, _, remedy = str(error).partition("\n")
-            return Finding("container", "wrong", found, remedy)
-    return Finding("container", "ok", "bubblewrap starts jobs")
+            problem = error
+    return Finding("container", "wrong", problem.found, problem.hint)
 
 
 def _virtual_machines() -> Finding:
@@ -124,8 +108,7 @@ def _git() -> Finding:
         version = git("--version") or ""
         git("rev-parse", "--show-toplevel")
     except UserError as error:
-        found, _, remedy = str(error).partition("; " if "; " in str(error) else "\n")
-        return Finding("git", "missing", f"{found}: no releases can be made", remedy)
+        return Finding("git", "missing", f"{error.found}: no releases can be made", error.hint)
     return Finding("git", "ok", version.removeprefix("git version "))
 
 

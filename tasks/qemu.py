@@ -19,7 +19,7 @@ from builder.core.options import whole_number
 from builder.core.output import say
 from builder.core.paths import BUILD, KEPT, RUNS
 from builder.steps.plan import build
-from updater.grubenv import SLOTS
+from updater.contract import SLOTS
 
 if TYPE_CHECKING:
     from builder.vm.hardware import Hardware

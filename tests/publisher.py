@@ -23,7 +23,8 @@ from updater.boot import BootStateFile
 from updater.formats import Channel, Manifest
 from updater.grubenv import BootState, render
 from updater.memory import Memory
-from updater.node import Node, Settings, System
+from updater.node import Node, System
+from updater.settings import Settings
 from updater.signature import PublicKey
 from updater.source import open_source
 from updater.update import Updater

@@ -13,17 +13,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from updater.contract import (
+    EXIT_NOT_YET,
+    RUN_GAVE_WAY,
+    RUN_LOCK,
+    RUN_NODE,
+    RUN_WAITING,
+    TRIAL,
+)
 from updater.errors import GaveWay, Unreachable, UpdateError, printable
-from updater.grubenv import TRIAL, BootState, boots_next
+from updater.grubenv import BootState, boots_next
 from updater.memory import LOST, Memory, headline
-from updater.node import NODE_FILES, Node, find_node
+from updater.node import Node, find_node
 
 if TYPE_CHECKING:  # what only some commands need is imported there: a small machine is slow at it
     from updater.formats import Manifest
     from updater.update import Updater
 
-LOCK, WAITING = "run/belay/lock", "run/belay/waiting"
-GAVE_WAY = "run/belay/gave-way"  # since when somebody is given way to
 PATIENCE_S, FOR_EVER = 60.0, float("inf")
 LOG_ERROR, LOG_INFO = 3, 6  # the kernel's levels: a quiet console shows errors
 SOFTWARE = "Software Watchdog"  # as the kernel calls softdog
@@ -32,7 +38,6 @@ CLOCKS = {
     "hardware": "from the hardware clock; no time server keeps it right",
     "release": "no hardware clock knew the time, and no time server keeps it right",
 }
-UNREACHABLE = 75  # the exit code for what may work later (sysexits.h: EX_TEMPFAIL)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -63,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
             print(json.dumps({"error": str(error)}))
         else:
             print(f"belay: {error}", file=sys.stderr)
-        return UNREACHABLE if isinstance(error, Unreachable) else 1
+        return EXIT_NOT_YET if isinstance(error, Unreachable) else 1
     if options.json:
         print(json.dumps(result))
     return int(result.get("code", 0))
@@ -401,7 +406,7 @@ def own_files(node: Node, memory: Memory, options: argparse.Namespace) -> dict[s
         memory.note("node files", node.system.version, node.slot, f"written to {partition}")
         _say(options, f"{partition} has the node's files: reboot to use them")
         return {"written": str(partition)}
-    folder = node.root / NODE_FILES
+    folder = node.root / RUN_NODE
     files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     _say(options, f"node {node.name or '(no name)'}, from the files: {' '.join(files) or 'none'}")
     for warning in node.warnings:
@@ -411,10 +416,13 @@ def own_files(node: Node, memory: Memory, options: argparse.Namespace) -> dict[s
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """See the parser."""
-    from updater.node import read_settings, resolve_settings
+    from updater.node import add_warning
+    from updater.settings import read_settings, resolve_settings
 
     root = Path(options.root)
-    given = resolve_settings(root) if options.resolve else read_settings(root)[0]
+    given, wrong = (resolve_settings if options.resolve else read_settings)(root)
+    for text in wrong if options.resolve else ():
+        add_warning(root, text)
     if not options.resolve:
         for name, value in given._asdict().items():
             _say(options, f"{name} = {json.dumps(value)}")
@@ -553,7 +561,7 @@ def _alone(node: Node, patience_s: float = PATIENCE_S) -> Iterator[None]:
     patience nobody is asked to. Raises UpdateError where it takes too long.
     """
     deadline, waited = time.monotonic() + patience_s, False
-    with _lock_file(node, LOCK) as lock, _lock_file(node, WAITING) as waiting:
+    with _lock_file(node, RUN_LOCK) as lock, _lock_file(node, RUN_WAITING) as waiting:
         while not _locked(lock, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise UpdateError("belay is at work already, in another process")
@@ -561,7 +569,7 @@ def _alone(node: Node, patience_s: float = PATIENCE_S) -> Iterator[None]:
             time.sleep(0.1)
         fcntl.flock(waiting, fcntl.LOCK_UN)
         if waited:
-            (node.root / GAVE_WAY).unlink(missing_ok=True)
+            (node.root / RUN_GAVE_WAY).unlink(missing_ok=True)
         yield
 
 
@@ -570,10 +578,10 @@ def _giving_way(node: Node) -> Callable[[], None]:
 
     One that was given way to, and still waits long after, is hung or stopped: it is passed over.
     """
-    gave_way = node.root / GAVE_WAY
+    gave_way = node.root / RUN_GAVE_WAY
 
     def look() -> None:
-        with _lock_file(node, WAITING) as waiting:
+        with _lock_file(node, RUN_WAITING) as waiting:
             if _locked(waiting, fcntl.LOCK_EX):
                 gave_way.unlink(missing_ok=True)
                 return

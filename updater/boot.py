@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from updater import grubenv
 from updater.disk import ALIGNMENT, Disk
@@ -44,7 +45,7 @@ class BootStateFile:
         found, problem = [], None
         for name in (FILE, COPY):
             try:
-                found.append(_find(disk, name))
+                found.append(find(disk, name))
             except UpdateError as error:
                 problem = problem or error
         if problem and not found:
@@ -69,8 +70,18 @@ class BootStateFile:
             raise UpdateError(f"{self.esp}: the disk did not keep the boot state")
 
 
-def _find(disk: Disk, file: bytes) -> int:
-    """The byte at which a file in EFI/BOOT begins. Raises UpdateError.
+class Readable(Protocol):
+    """A partition as `Disk` has it."""
+
+    path: Path
+    size: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`."""
+
+
+def find(disk: Readable, file: bytes) -> int:
+    """The byte at which a file in EFI/BOOT of an ESP begins. Raises UpdateError.
 
     What a damaged entry leads to may be anything else, and is to be written over: so the file has
     its size, and clusters side by side that are a chain of their own.

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from updater.contract import (
+    MARK_STARTED,
+    MARK_SWITCHED,
+)
+
 STARTED = "run/openrc/started"
 _LINE = re.compile(r"^(?:<\d+>)?\[ *(\d+\.\d+)\] (.*)")
-_MARKS = (("kernel", "Run /init as init process"), ("initramfs", "belay: starting the system"))
-_STARTED = "belay: started "
+_MARKS = (("kernel", "Run /init as init process"), ("initramfs", MARK_SWITCHED))
 
 
 class Span(NamedTuple):
@@ -48,8 +52,8 @@ def _marks(log: str) -> Iterator[tuple[float, str]]:
     for line in log.splitlines():
         if match := _LINE.match(line):
             at, text = float(match[1]), match[2]
-            if text.startswith(_STARTED):
-                yield at, text.removeprefix(_STARTED)
+            if text.startswith(MARK_STARTED):
+                yield at, text.removeprefix(MARK_STARTED)
             for name, mark in _MARKS:
                 if mark in text:
                     yield at, name

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from updater.contract import BAD, GOOD, RESCUE, RUN_CONFIRMED, RUN_DATA_LOST, RUN_NOTICE, TRIAL
 from updater.errors import UpdateError, printable
-from updater.grubenv import BAD, GOOD, TRIAL
 from updater.health import run_checks
 from updater.memory import Memory, Tried, headline
-from updater.node import CONFIRMED, Node
+from updater.node import Node
 
-RESCUE = "rescue"
 PSTORE = "sys/fs/pstore"
 PANIC_LINES = 12
 LOG, LOG_BEFORE = "log", "log-before"  # of the last boot that was unhealthy, and the one before
@@ -25,8 +24,6 @@ LOG, LOG_BEFORE = "log", "log-before"  # of the last boot that was unhealthy, an
 LOGS = ("run/openrc/rc.log", "var/log/rc.log", "var/log/messages")
 OVERDUE = "overdue"  # why the boot before was given up, and that of which release
 LOG_MAX, LOGS_MAX = 64 << 10, 256 << 10  # bytes of each, and of all together
-DATA_LOST = "run/belay/data-lost"  # by the service belay-data
-NOTICE = "run/belay/notice"  # is shown at login
 NOT_TRIED = (
     "the boot loader did not try its slot: it can't write its state, the slot holds no kernel, or "
     "another boot loader or disk comes first"
@@ -65,7 +62,8 @@ def gate(
         whisper(f"slot {node.slot} was booted in mode {node.mode}: nothing to confirm")
         _mark_confirmed(node)
         return True
-    for result in run_checks(node):
+    tried = memory.tried()
+    for result in run_checks(node, reached=bool(tried and tried.reached)):
         if not result.failed:
             whisper(str(result))
         else:
@@ -210,7 +208,7 @@ def look_back(node: Node, memory: Memory, say: Say) -> None:
             memory.write("panic", panic.encode())
         except UpdateError as error:
             say(str(error))
-    lost = node.root / DATA_LOST
+    lost = node.root / RUN_DATA_LOST
     if lost.exists():
         memory.note("data", node.system.version, node.slot, lost.read_text().strip())
         lost.unlink()
@@ -282,7 +280,7 @@ def _without_head(path: Path) -> str:
 def _notice(node: Node, memory: Memory) -> None:
     """Leave for those who log in why a release was rejected, and why this boot is a rescue."""
     tried, rescue = memory.tried(), memory.volatile("rescue")
-    path = node.root / NOTICE
+    path = node.root / RUN_NOTICE
     path.parent.mkdir(parents=True, exist_ok=True)
     text = ""
     if tried and tried.rejected:
@@ -293,6 +291,6 @@ def _notice(node: Node, memory: Memory) -> None:
 
 
 def _mark_confirmed(node: Node) -> None:
-    path = node.root / CONFIRMED
+    path = node.root / RUN_CONFIRMED
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

@@ -12,14 +12,19 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from updater.contract import (
+    BAD,
+    GOOD,
+    RESCUES,
+    SLOTS,
+    TRIAL,
+    TRIES,
+)
+
 SIZE = 1024
 FIRST_SECTOR = 512
 HEADER = "# GRUB Environment Block\n"
 
-SLOTS = ("a", "b")
-GOOD, TRIAL, BAD = "good", "trial", "bad"
-TRIES = {GOOD: 8, TRIAL: 3, BAD: 0}
-RESCUES = 3
 WORD = re.compile(r"[0-9a-z.-]{0,64}")  # a version
 VALUE = re.compile(rb"((?:[^\\\n]|\\.)*)\n", re.DOTALL)
 

@@ -11,12 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from updater.contract import (
+    ETC_CHECKS,
+    EXIT_NOT_YET,
+    EXIT_SKIPPED,
+)
 from updater.errors import UpdateError, printable
-from updater.node import ETC, Node
+from updater.node import Node
 from updater.process import TOO_LATE, run_within
 
-SKIPPED = 77
-NOT_YET = 75  # sysexits.h: EX_TEMPFAIL
 AGAIN_S = 5.0  # after that what is not yet is looked at again
 LINES = 8  # of the output are kept
 
@@ -40,20 +43,22 @@ class Result(NamedTuple):
         return f"check {self.name} {state}" + (f": {self.output}" if self.output else "")
 
 
-def run_checks(node: Node) -> Iterator[Result]:
+def run_checks(node: Node, reached: bool = False) -> Iterator[Result]:
     """Run the checks until one fails or the deadline for all of them has passed.
+
+    `reached`: whether this release came from the server. docs/updates.md says what each is given.
 
     One that can't be run has failed: nobody knows what it would have found.
     """
     deadline = time.monotonic() + node.settings.deadline_s
-    for path in sorted((node.root / ETC / "health.d").iterdir()):
+    for path in sorted((node.root / ETC_CHECKS).iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_file() and os.access(path, os.X_OK):
-            result = _run(path, node, deadline)
+            result = _run(path, node, deadline, reached)
             while result.unreached and time.monotonic() + AGAIN_S < deadline:
                 time.sleep(AGAIN_S)
-                again = _run(path, node, deadline)
+                again = _run(path, node, deadline, reached)
                 # The last look may have no time left: what is not yet stays so.
                 result = result if again.late else again
         else:
@@ -63,10 +68,12 @@ def run_checks(node: Node) -> Iterator[Result]:
             return
 
 
-def _run(path: Path, node: Node, deadline: float) -> Result:
+def _run(path: Path, node: Node, deadline: float, reached: bool) -> Result:
     seconds = max(1.0, deadline - time.monotonic())
-    network = "1" if node.settings.network else ""
-    env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_NETWORK": network}
+    env = {**os.environ, "BELAY_MODE": node.mode, "BELAY_REACHED": "1" if reached else ""}
+    for name, value in node.settings._asdict().items():
+        text = ("1" if value else "") if isinstance(value, bool) else str(value)
+        env[f"BELAY_{name.upper()}"] = text
     with suppress(UpdateError):
         env["BELAY_DATA"] = node.boot.read().data
     env["BELAY_LEFT_S"] = str(int(seconds))
@@ -76,5 +83,5 @@ def _run(path: Path, node: Node, deadline: float) -> Result:
         code, output = 1, f"it can't be run: {error.strerror}; does its first line name a program?"
     lines = [line for line in output.split("\n") if line.strip()][-LINES:]
     output = printable("\n".join([*lines[-1:], *lines[:-1]]))
-    failed, skipped = code not in (0, SKIPPED), code == SKIPPED
-    return Result(path.name, failed, skipped, output, code == NOT_YET, code == TOO_LATE)
+    failed, skipped = code not in (0, EXIT_SKIPPED), code == EXIT_SKIPPED
+    return Result(path.name, failed, skipped, output, code == EXIT_NOT_YET, code == TOO_LATE)

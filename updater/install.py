@@ -1,9 +1,5 @@
 """Writes both slots, and what boots them, to a disk: from a system that came over the network.
 
-The *frame* is the disk image without its slots: `frame.gz` beside the slot image, whose hash is on
-the kernel's command line as that of the slot image is. Unpacked it is a line of JSON, then the
-bytes before the slots, then those behind them.
-
 The order is what makes it safe: the disk can't be booted before all is on it. The partition tables
 of before go first; the first MiB, with the new one, comes last. That has GUIDs of its own: disks
 with the same system can be in one machine.
@@ -11,47 +7,25 @@ with the same system can be in one machine.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+from updater.contract import (
+    ARGUMENT_FRAME,
+    ARGUMENT_NETBOOT,
+    ARGUMENT_SHA256,
+)
 from updater.disk import Disk
-from updater.errors import Refused, UpdateError
+from updater.errors import UpdateError
+from updater.frame import FRAME_FILE, FRAME_SIZE_MAX, Frame, read_frame
 from updater.source import open_source
 from updater.table import SECTOR, with_own_guids
 
 SLOT = ".slot/slot.img"
-FRAME_SIZE_MAX = 256 << 20
 MIB = 1 << 20
 ENDS = 64 << 10  # bytes at the end of a disk, with all of a second table
-
-
-@dataclass(frozen=True)
-class Frame:
-    """`slots` and `tail_at` are bytes from the disk's begin; `size` is the least it must have.
-
-    `head` bytes lie before the slots; `content` has them, and then those behind the slots. It is
-    read once: unpacked it is larger than some machines' memory.
-    """
-
-    slots: tuple[int, ...]
-    head: int
-    tail_at: int
-    size: int
-    content: io.BufferedIOBase
-
-
-def read_frame(packed: bytes, sha256: str) -> Frame:
-    """Check a frame and read what it says. Raises Refused."""
-    if hashlib.sha256(packed).hexdigest() != sha256:
-        raise Refused("the frame of the disk is not the one that the command line names")
-    content = gzip.GzipFile(fileobj=io.BytesIO(packed))
-    values = json.loads(content.readline())
-    return Frame(tuple(values["slots"]), values["head"], values["tail_at"], values["size"], content)
 
 
 def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> int:
@@ -61,7 +35,7 @@ def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> in
     """
     words = (root / "proc/cmdline").read_text().split()
     argument = dict(word.split("=", 1) for word in words if "=" in word)
-    if "belay.netboot" not in argument or "belay.frame" not in argument:
+    if ARGUMENT_NETBOOT not in argument or ARGUMENT_FRAME not in argument:
         raise UpdateError("only a system that came over the network can be installed: inv netboot")
     name = Path(disk).name
     if (root / "sys/class/block" / name / "partition").exists():
@@ -70,10 +44,10 @@ def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> in
         disks = sorted(path.name for path in (root / "sys/block").iterdir())
         real = [other for other in disks if not other.startswith(("loop", "ram", "zram"))]
         raise UpdateError(f"there is no {disk}; there are: {', '.join(real) or 'no disks'}")
-    base = argument["belay.netboot"].rpartition("/")[0]
-    answer = open_source(base).get("frame.gz", FRAME_SIZE_MAX)
+    base = argument[ARGUMENT_NETBOOT].rpartition("/")[0]
+    answer = open_source(base).get(FRAME_FILE, FRAME_SIZE_MAX)
     assert answer is not None, "without an etag there is always an answer"
-    frame = read_frame(answer[0], argument["belay.frame"])
+    frame = read_frame(answer[0], argument[ARGUMENT_FRAME])
     sectors = root / "sys/class/block" / name / "queue/logical_block_size"
     if sectors.exists() and int(sectors.read_text()) != SECTOR:
         raise UpdateError(
@@ -87,7 +61,7 @@ def install(root: Path, disk: str, again: str, say: Callable[[str], None]) -> in
             )
         if again != disk and any(target.read(0, MIB)):
             raise UpdateError(f"{disk} holds data, which is lost: belay install {disk} {disk}")
-        _write(target, frame, root / SLOT, argument["belay.sha256"], say)
+        _write(target, frame, root / SLOT, argument[ARGUMENT_SHA256], say)
         return target.size
 
 

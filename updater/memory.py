@@ -19,15 +19,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from updater.contract import BAD, DATA_SIGNED, RUN, RUN_KEPT, RUN_MEMORY_LOCK, SLOTS
 from updater.errors import UpdateError, printable
-from updater.grubenv import BAD, SLOTS
 from updater.node import Node
 from updater.reading import REASON_MAX, TIME_MAX, checked, read_file, read_object
 
-RUN = "run/belay"
 LOST = "its reason was lost; the boot loader knows"
-KEPT = f"{RUN}/kept"  # what `data` couldn't take
-MEMORY_LOCK = f"{RUN}/memory-lock"
 DAMAGED = "damaged-"
 FILE_MAX = 64 << 10
 HISTORY_LINES = 500
@@ -164,6 +161,10 @@ class Memory:
 
         line = json.dumps(trust._asdict()).encode()
         self.write("trust.json", b"%s\n%s\n" % (line, hashlib.sha256(line).hexdigest().encode()))
+        # For the shell, which sets the clock by it early in a boot.
+        newest = str(max((at for keys in trust.newest.values() for at in keys.values()), default=0))
+        digest = hashlib.sha256(newest.encode()).hexdigest()
+        self.write(Path(DATA_SIGNED).name, f"{newest} {digest}\n".encode())
 
     def tried(self) -> Tried | None:
         """The last release that was installed here, if that is known."""
@@ -238,7 +239,7 @@ class Memory:
     @property
     def volatile_files(self) -> list[str]:
         """The names of the files that `data` couldn't take: they last until the next boot."""
-        kept = self.node.root / KEPT
+        kept = self.node.root / RUN_KEPT
         return sorted(path.name for path in kept.iterdir()) if kept.is_dir() else []
 
     def read_object(self, name: str) -> dict[str, Any]:
@@ -253,7 +254,7 @@ class Memory:
     def read(self, name: str, most: int = FILE_MAX) -> bytes:
         """A file; nothing where there is none. What is larger, or can't be read, is put aside."""
         with suppress(OSError, ValueError):  # what is in memory is newer
-            return read_file(self.node.root / KEPT / name, most)
+            return read_file(self.node.root / RUN_KEPT / name, most)
         try:
             return read_file(self.folder / name, most)
         except (FileNotFoundError, NotADirectoryError):
@@ -272,7 +273,7 @@ class Memory:
     def put_aside(self, name: str) -> None:
         """Keep a damaged file for whoever looks into it, in the place of an older one."""
         with suppress(OSError):
-            (self.node.root / KEPT / name).unlink()
+            (self.node.root / RUN_KEPT / name).unlink()
         place, aside = self.folder / name, self.folder / f"{DAMAGED}{name}"
         with suppress(OSError):
             _clear(aside)
@@ -298,7 +299,7 @@ class Memory:
 
     def forget(self, name: str) -> None:
         """Remove a file."""
-        for folder in (self.node.root / KEPT, self.folder):
+        for folder in (self.node.root / RUN_KEPT, self.folder):
             with suppress(OSError):
                 (folder / name).unlink()
 
@@ -317,7 +318,7 @@ class Memory:
         `durable`. Raises UpdateError.
         """
         with self.alone():
-            kept = self.node.root / KEPT
+            kept = self.node.root / RUN_KEPT
             try:
                 _write(self.folder, name, data)
             except OSError as error:
@@ -335,7 +336,7 @@ class Memory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let one process at a time change what is remembered. It is never held for long."""
-        place = self.node.root / MEMORY_LOCK
+        place = self.node.root / RUN_MEMORY_LOCK
         try:
             place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = place.open("w")

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from updater.contract import RUN_NODE
 from updater.errors import NotNow, Refused, Unreachable, UpdateError, printable
 from updater.memory import ETAG
-from updater.node import NODE_FILES, Node
+from updater.node import Node
 
 TIMEOUT_S = 20  # without a single byte
 SLOWEST = 2 << 10  # bytes a second, over all of an answer
@@ -58,7 +59,7 @@ class Access(NamedTuple):
 
 def access_of(node: Node) -> Access:
     """How this node gets to its server: with its own certificates and token, if it has any."""
-    settings, files = node.settings, node.root / NODE_FILES
+    settings, files = node.settings, node.root / RUN_NODE
     authorities, token = (files / name for name in ("ca.pem", "token"))
     return Access(
         settings.proxy,

@@ -1,8 +1,8 @@
 """The site: the configuration that is applied on this node, and how a new one is tried.
 
-A configuration is a tar.gz with a program `apply` in it, which is called as `apply NODE`. A channel
-file named like the node's channel with `.site` behind it points to it: `manifest` is the SHA-256 of
-the archive, `version` its version.
+A configuration is an archive (`site_archive.py`) with a program `apply`, called as `apply NODE`. A
+channel file named like the node's channel with `.site` behind it points to it: `manifest` is the
+SHA-256 of the archive, `version` its version.
 
 It belongs to a slot: `data/belay/site-SLOT-good` is the one that was good with the release there. A
 slot that is booted on trial takes over what was good in the other one, so there are never two
@@ -18,32 +18,33 @@ A boot that finds `trial` knows that the node went down before it was confirmed:
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from updater.errors import Refused, UpdateError, printable
-from updater.grubenv import GOOD, TRIAL
+from updater.contract import (
+    GOOD,
+    RUN_SITE,
+    RUN_SITE_OUTCOME,
+    RUN_SITE_WHY,
+    TRIAL,
+)
+from updater.errors import UpdateError, printable
 from updater.health import run_checks
 from updater.memory import Memory, RejectedSite
 from updater.node import Node
 from updater.process import run_within
 from updater.reading import REASON_MAX, checked, read_file, read_object
+from updater.site_archive import PROGRAM, SITE_SIZE_MAX, unpack, version_of
 
 if TYPE_CHECKING:
     from updater.update import Updater
 
-SITE_SIZE_MAX = 16 << 20  # of the archive
 KEPT_HEAD = 65  # its hash in hex, and the end of that line
-UNPACKED_MAX = 64 << 20
 APPLIED_MAX = 1 << 20
-FILES_MAX = 10_000
 NAMELESS = "nameless"  # what a node without a name is called
-TREE = "run/belay/site"
 LINES = 20  # of what `apply` says are kept
 Say = Callable[[str], None]
 
@@ -134,7 +135,7 @@ class Site:
         return ""
 
     def _reject(self, archive: bytes, why: str) -> None:
-        version = _version(archive)
+        version = version_of(archive)
         self.say(f"site {version} is rejected: {why}")
         self.memory.note("site rejected", version, self.node.slot, why)
         reason = json.dumps(RejectedSite(version, printable(why, REASON_MAX))._asdict()).encode()
@@ -160,16 +161,16 @@ class Site:
     def applied(self) -> dict[str, Any]:
         """What was applied at this boot."""
         try:
-            values = read_object(read_file(self.node.root / f"{TREE}.json", APPLIED_MAX))
+            values = read_object(read_file(self.node.root / RUN_SITE_OUTCOME, APPLIED_MAX))
         except (OSError, ValueError):
             return {}
         return values if values.keys() >= set(Applied._fields) else {}
 
     def _apply(self, archive: bytes) -> Applied:
-        version, tree = _version(archive), self.node.root / TREE
+        version, tree = version_of(archive), self.node.root / RUN_SITE
         try:
             unpack(archive, tree)
-            words: list[str | Path] = [tree / "apply", self.node.name or NAMELESS]
+            words: list[str | Path] = [tree / PROGRAM, self.node.name or NAMELESS]
             code, output = run_within(self.node.settings.deadline_s, words, folder=tree)
         except (UpdateError, OSError) as error:  # a program that can't be started, too
             code, output = 1, str(error)
@@ -177,29 +178,13 @@ class Site:
         changed = _changes(lines[-1]) if lines else ()
         text = "\n".join(lines[-LINES:])
         applied = Applied(version, code == 0, changed, "" if code == 0 else f"apply: {text}")
-        (self.node.root / f"{TREE}.json").write_text(json.dumps(applied._asdict()))
+        (self.node.root / RUN_SITE_OUTCOME).write_text(json.dumps(applied._asdict()))
+        why = self.node.root / RUN_SITE_WHY
+        if applied.well:
+            why.unlink(missing_ok=True)
+        else:
+            why.write_text(f"{applied.why}\n")
         return applied
-
-
-def unpack(archive: bytes, tree: Path) -> None:
-    """Unpack a configuration into the folder `tree`, which is emptied. Raises Refused."""
-    import shutil
-    import tarfile  # slow to come, and `belay status` needs none of it
-
-    shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir(parents=True, mode=0o700)
-    total = count = 0
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-            for member in tar:
-                total, count = total + member.size, count + 1
-                if total > UNPACKED_MAX or count > FILES_MAX:
-                    raise Refused("the site is larger than a configuration may be")
-                tar.extract(member, tree, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise Refused(f"the site can't be unpacked: {error}") from None
-    if not os.access(tree / "apply", os.X_OK):
-        raise Refused("the site has no program `apply`")
 
 
 def _sha256(data: bytes) -> str:
@@ -213,14 +198,3 @@ def _changes(line: str) -> tuple[str, ...]:
         return tuple(str(item) for item in json.loads(line)["changed"])
     except (ValueError, TypeError, KeyError):
         return ()
-
-
-def _version(archive: bytes) -> str:
-    import tarfile
-
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-            file = tar.extractfile("version")
-            return file.read(64).decode(errors="replace").strip() if file else "?"
-    except (tarfile.TarError, OSError, EOFError, KeyError):
-        return "?"

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from updater.contract import BAD, GOOD, TRIAL
 from updater.disk import Disk
 from updater.errors import GaveWay, NotNow, Refused, Unreachable, UpdateError
 from updater.formats import (
@@ -36,7 +37,6 @@ from updater.formats import (
     open_manifest,
     version_key,
 )
-from updater.grubenv import BAD, GOOD, TRIAL
 from updater.memory import Memory, Tried
 from updater.node import Node
 from updater.reading import TIME_MAX

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from updater.contract import (
+    ETC_NODE_LABEL,
+    PARTITION_NODE,
+)
 from updater.disk import ALIGNMENT, Disk
 from updater.errors import Refused, UpdateError
-from updater.node import ETC, Node
+from updater.node import Node
 
 SIGNATURE_AT, SIGNATURE = 510, b"\x55\xaa"
 LABEL_AT, LABEL_SIZE = 43, 11  # of FAT16
-NODE = "node"
 
 
 def write_volume(node: Node, data: bytes) -> Path:
@@ -21,10 +24,10 @@ def write_volume(node: Node, data: bytes) -> Path:
 
     Its first sectors come last: what is cut off is no volume, and the node boots without a name.
     """
-    partition = node.partitions.get(NODE)
+    partition = node.partitions.get(PARTITION_NODE)
     if partition is None:
-        raise UpdateError(f"the disk has no partition {NODE}")
-    wanted = (node.root / ETC / "node-label").read_text().strip()
+        raise UpdateError(f"the disk has no partition {PARTITION_NODE}")
+    wanted = (node.root / ETC_NODE_LABEL).read_text().strip()
     label = data[LABEL_AT : LABEL_AT + LABEL_SIZE].decode("ascii", "replace").strip()
     if data[SIGNATURE_AT : SIGNATURE_AT + 2] != SIGNATURE or label != wanted:
         raise Refused(f"what came is no volume labelled {wanted}: it was not written")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
-import struct
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,10 +14,11 @@ from pathlib import Path
 from builder.alpine.initramfs import CPIO_MAGIC, cpio_entries, initramfs_parts
 from builder.core.errors import UserError
 from builder.core.paths import LOGS
+from builder.disk.layout import SECTOR
+from builder.disk.table import read_table
 from builder.engines.engine import Engine, Job
 from updater import slot
 
-SECTOR = 512
 GPT_MAGIC = b"EFI PART"
 
 
@@ -83,15 +83,13 @@ class Lister:
         """The partitions; slots with their files, others as one file each."""
         with path.open("rb") as file, tempfile.TemporaryDirectory() as scratch:
             yield "table", _whole(file.read(34 * SECTOR))
-            file.seek(2 * SECTOR)
-            table = file.read(128 * 128)
-            for entry in (table[at : at + 128] for at in range(0, len(table), 128)):
-                first, last = struct.unpack_from("<QQ", entry, 32)
-                if not first:
-                    continue
-                name = entry[56:].decode("utf-16-le").rstrip("\0")
-                file.seek(first * SECTOR)
-                data = file.read((last + 1 - first) * SECTOR)
+            try:
+                table = read_table(file)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+            for name, place in table.items():
+                file.seek(place.offset)
+                data = file.read(place.size)
                 if data[:4] != slot.MAGIC:
                     yield name, _whole(data)
                     continue

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from updater.boot import BootStateFile
 from updater.memory import Memory
-from updater.node import Node, Settings, System
+from updater.node import Node, System
+from updater.settings import Settings
 from updater.signature import read_keys
 from updater.source import open_source
 from updater.update import Updater

@@ -22,7 +22,7 @@ from builder.core.host import require_program
 from builder.core.paths import CACHE, LOCK_FILE, PROJECT
 from builder.core.progress import Progress
 from builder.engines.bubblewrap import Bubblewrap
-from builder.engines.docker_engine import Docker
+from builder.engines.choose import ENGINES
 from builder.steps.plan import Plan, plan_for
 
 ADDED_PACKAGE = "dosfstools"
@@ -43,7 +43,7 @@ def build_timings(progress: Progress, times: int) -> Iterator[Timing]:
     plan = plan_for(load_config(), ["image"], progress)
     yield _timed(FLOOR, times, lambda: _run_bare("floor", plan))
     yield _timed("an ISO, compressed with xz", 1, lambda: _make_iso(plan))
-    for engine in ("bubblewrap", "docker") if _docker_answers() else ("bubblewrap",):
+    for engine in filter(_works, ENGINES):
         with checkout(engine) as project:
             project.build()  # what is made once: the container, and the daemon's copy of it
             yield _timed(f"{engine}: everything", times, project.build, project.forget)
@@ -73,9 +73,9 @@ def median_seconds(
     return statistics.median(seconds)
 
 
-def _docker_answers() -> bool:
+def _works(engine: str) -> bool:
     try:
-        return bool(Docker().client)
+        return bool(ENGINES[engine]().check())
     except UserError:
         return False
 

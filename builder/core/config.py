@@ -21,8 +21,8 @@ import tomli
 
 from builder.core.errors import UserError
 from builder.core.paths import CONFIG_FILE, VARIABLES
-from updater.formats import NAME, VERSION
-from updater.node import LIMITS, PATTERNS, WANTED
+from updater.formats import VERSION
+from updater.settings import LIMITS, PATTERNS, WANTED, Settings
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -45,6 +45,17 @@ def _text(default: str, pattern: str, wanted: str) -> Any:
 
 def _texts(default: tuple[str, ...], pattern: str, wanted: str) -> Any:
     return dataclasses.field(default=default, metadata={"pattern": pattern, "wanted": wanted})
+
+
+DEFAULTS = Settings()
+
+
+def _setting(name: str) -> Any:
+    """A key that nodes have as a setting, too: a text, or a whole number."""
+    default = getattr(DEFAULTS, name)
+    if name in LIMITS:
+        return _whole(default, *LIMITS[name])
+    return _text(default, PATTERNS[name], WANTED[name])
 
 
 _NAME = r"[A-Za-z0-9.][A-Za-z0-9+._:-]*"  # or what packages provide: cmd:curl
@@ -173,25 +184,25 @@ class Node:
     ntp: tuple[str, ...] = _texts(
         ("pool.ntp.org",), r"[A-Za-z0-9][A-Za-z0-9.:-]*", "names or addresses of time servers"
     )
-    log: str = _text("", PATTERNS["log"], WANTED["log"])
+    log: str = _setting("log")
 
 
 @dataclass(frozen=True)
 class Update:
-    """How nodes update themselves: what `updater.node.Settings` says of each."""
+    """How nodes update themselves: what `updater.settings.Settings` says of each."""
 
     url: str = _text(
         "", r"(https?://\S+[^/\s])?", "an http(s) URL without / at its end, or nothing"
     )
-    channel: str = _text("stable", NAME.pattern, "small letters, digits, . _ -")
-    rate: int = _whole(0, *LIMITS["rate"])
-    interval_s: int = _whole(3600, *LIMITS["interval_s"])
-    window: str = _text("", PATTERNS["window"], WANTED["window"])
-    network: bool = False
-    deadline_s: int = _whole(300, *LIMITS["deadline_s"])
-    boot_s: int = _whole(600, *LIMITS["boot_s"])
-    site: bool = False
-    stick: str = _text("BELAYUPDATE", PATTERNS["stick"], WANTED["stick"])
+    channel: str = _setting("channel")
+    rate: int = _setting("rate")
+    interval_s: int = _setting("interval_s")
+    window: str = _setting("window")
+    network: bool = DEFAULTS.network
+    deadline_s: int = _setting("deadline_s")
+    boot_s: int = _setting("boot_s")
+    site: bool = DEFAULTS.site
+    stick: str = _setting("stick")
     proxy: str = _text(
         "", rf"(http://([^/@\s]+@)?{_HOST})?", "a URL like http://proxy:3128, or nothing"
     )

@@ -6,10 +6,14 @@ from invoke.exceptions import Exit
 
 
 class UserError(Exit):
-    """Something the user can put right: says where, what was found, what was wanted, what to do."""
+    """Something the user can put right: says where, what was found, what was wanted, what to do.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message=message, code=1)
+    `found` is the first of it alone, where the rest, what to do, is known as the `hint`.
+    """
+
+    def __init__(self, found: str, hint: str = "", between: str = "; ") -> None:
+        super().__init__(message=f"{found}{between}{hint}" if hint else found, code=1)
+        self.found, self.hint = found, hint
 
     def __str__(self) -> str:
         return str(self.message)

@@ -33,7 +33,7 @@ def git(*words: str, nothing: int | None = None) -> str | None:
             stdin=subprocess.DEVNULL, timeout=TIMEOUT_S, env=environment(),
         )  # fmt: skip
     except FileNotFoundError:
-        raise UserError("git is not installed; install it, then run this again") from None
+        raise UserError("git is not installed", "install it, then run this again") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"git {words[0]} took longer than {TIMEOUT_S} s in {PROJECT}") from None
     said = done.stderr.strip()
@@ -43,7 +43,7 @@ def git(*words: str, nothing: int | None = None) -> str | None:
         return None
     if NO_REPOSITORY in said:
         raise UserError(
-            f"{PROJECT} is no git repository, which this needs. Make it one: "
-            f'git init && git add -A && git commit -m "Begin"'
+            f"{PROJECT} is no git repository, which this needs",
+            'make it one: git init && git add -A && git commit -m "Begin"',
         )
     raise UserError(f"git {words[0]} failed in {PROJECT}:\n{said or done.stdout.strip()}")

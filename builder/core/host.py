@@ -57,7 +57,7 @@ def require_programs(names: Iterable[str]) -> None:
     if os.getuid() != 0 or not shutil.which("apt-get"):
         how = "is not installed" if len(missing) == 1 else "are not installed"
         where = "as root" if _is_alpine() else "on Debian or Ubuntu, as root"
-        raise UserError(f"{', '.join(missing)} {how}; {where}: {install_command(missing)}")
+        raise UserError(f"{', '.join(missing)} {how}", f"{where}: {install_command(missing)}")
     packages = _packages(missing)
     words = " ".join(packages)
     say(f"installing {words} (by apt-get, as {', '.join(missing)} is missing)")

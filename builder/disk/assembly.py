@@ -8,6 +8,10 @@ from pathlib import Path
 
 from builder.core.files import copy_sparse_to, sha256_of
 from builder.disk.table import read_table
+from updater.contract import (
+    PARTITION_SLOT_A,
+    PARTITION_SLOT_B,
+)
 
 BLOCK = 1 << 20
 HEAD, TAIL, END = "frame.head", "frame.tail", "frame.end"
@@ -35,7 +39,7 @@ def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Make `disk.img` of what comes before the slots, both slots, what is behind, and its end."""
     with inputs[HEAD].open("rb") as head:
         table = read_table(head)
-    slots = [table[name] for name in ("slot-a", "slot-b")]
+    slots = [table[name] for name in (PARTITION_SLOT_A, PARTITION_SLOT_B)]
     end = max(place.end for place in table.values())
     with (folder / "disk.img").open("wb") as disk:
         for path, offset in (

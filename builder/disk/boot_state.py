@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
-from builder.disk.layout import SECTOR
+from builder.core.errors import UserError
 from builder.disk.table import read_table
 from updater import grubenv
+from updater.boot import FILE, find
+from updater.contract import PARTITION_ESP
+from updater.errors import UpdateError
 from updater.grubenv import BootState
 
-SEARCH_SIZE = 4 << 20  # grubenv is the first file of the ESP; before it are only the FATs
+
+class _Esp:
+    """The ESP in a disk image, which is read as a node reads its own."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        place = read_table(file)[PARTITION_ESP]
+        self.path, self.offset, self.size = path, place.offset, place.size
+        self._file = file
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset` of the ESP."""
+        self._file.seek(self.offset + offset)
+        return self._file.read(size)
 
 
 def grubenv_offset(disk: Path) -> int:
-    """Where grubenv lies, in bytes. GRUB's own program has its header too, but in mid-sector."""
+    """Where grubenv lies on a disk, in bytes. Raises UserError where there is none."""
     with disk.open("rb") as file:
-        esp = read_table(file)["esp"]
-        file.seek(esp.offset)
-        data = file.read(SEARCH_SIZE)
-    for at in range(0, len(data), SECTOR):
-        if data.startswith(grubenv.HEADER.encode(), at):
-            return esp.offset + at
-    raise ValueError(f"{disk}: there is no grubenv")
+        esp = _Esp(disk, file)
+        try:
+            return esp.offset + find(esp, FILE)
+        except UpdateError as error:
+            raise UserError(str(error)) from None
 
 
 def read_boot_state(disk: Path) -> BootState:

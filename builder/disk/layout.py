@@ -9,8 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from builder.core.config import AUTO, MIB, SLOT_MOST_MIB, Config
+from builder.core.contract import for_grub
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
+from updater.contract import (
+    PARTITION_DATA,
+    PARTITION_ESP,
+    PARTITION_NODE,
+    PARTITION_SLOT_A,
+    PARTITION_SLOT_B,
+)
 
 TEMPLATE = PROJECT / "grub.cfg.in"
 NAMESPACE = uuid.UUID("6f3a1d0e-5c1e-4c39-9a53-7f1a3b0a7b11")  # of all ids that are derived
@@ -26,11 +34,11 @@ PANIC_S = 5
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 _TYPES = {
     "bios": "21686148-6449-6E6F-744E-656564454649",
-    "esp": "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
-    "slot-a": _LINUX,
-    "slot-b": _LINUX,
-    "node": "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7",  # other systems show it as a drive
-    "data": _LINUX,
+    PARTITION_ESP: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+    PARTITION_SLOT_A: _LINUX,
+    PARTITION_SLOT_B: _LINUX,
+    PARTITION_NODE: "EBD0A0A2-B9E5-4433-87C0-68B6B72699C7",  # other systems show it as a drive
+    PARTITION_DATA: _LINUX,
 }
 
 
@@ -84,11 +92,11 @@ def slot_mib_for(size: int) -> int:
 def layout(config: Config) -> Layout:
     """The disk of a `sized` config."""
     sizes = {
-        "esp": ESP_MIB,
-        "slot-a": config.disk.slot_mib,
-        "slot-b": config.disk.slot_mib,
-        "node": NODE_MIB,
-        "data": config.disk.data_mib,
+        PARTITION_ESP: ESP_MIB,
+        PARTITION_SLOT_A: config.disk.slot_mib,
+        PARTITION_SLOT_B: config.disk.slot_mib,
+        PARTITION_NODE: NODE_MIB,
+        PARTITION_DATA: config.disk.data_mib,
     }
 
     def place() -> Iterator[Partition]:
@@ -120,6 +128,7 @@ def grub_config(config: Config, disk: Layout) -> str:
     values = {
         "CMDLINE": config.boot.cmdline,
         "PANIC_S": str(PANIC_S),
+        **for_grub(),
     }
 
     def fill(match: re.Match[str]) -> str:

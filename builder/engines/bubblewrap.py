@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,8 +49,16 @@ class Bubblewrap:
             said = error.output.strip().splitlines()
             # A job that began has said something else, or nothing.
             if said and said[-1].startswith("bwrap: ") and "execvp" not in said[-1]:
-                raise UserError(f"{said[-1]}\n{self.remedy(said[-1])}") from None
+                raise UserError(said[-1], self.remedy(said[-1]), "\n") from None
             raise
+
+    def check(self) -> str:
+        """See Engine.check."""
+        with tempfile.TemporaryDirectory() as folder:
+            script = "touch out/f && chown 7 out/f"
+            job = Job("trial", Path("/"), ("/bin/sh", "-c", script), Path(folder))
+            self.run(job, Path(folder) / "log")
+        return "bubblewrap starts jobs"
 
     def describe(self, job: Job) -> list[str]:
         """See Engine.describe. Without the filter for chown, which is no file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -10,9 +11,33 @@ from builder.core.errors import UserError
 from builder.core.output import say
 from builder.engines.engine import Engine, Job
 
+AUTO = "auto"
+
+
+def _docker() -> Engine:
+    from builder.engines.docker_engine import Docker  # slow to come
+
+    return Docker()
+
+
+def _bubblewrap() -> Engine:
+    from builder.engines.bubblewrap import Bubblewrap
+
+    return Bubblewrap()
+
+
+# What `engine` in [build] of image.toml can name, in the order in which "auto" asks them. The last
+# one is taken unasked: its first job says what is wrong.
+ENGINES: Mapping[str, Callable[[], Engine]] = {"docker": _docker, "bubblewrap": _bubblewrap}
+
+
+def candidates(wanted: str) -> list[str]:
+    """The names of the engines that may be taken, the best one first."""
+    return list(ENGINES) if wanted == AUTO else [wanted]
+
 
 class ChosenEngine:
-    """The engine that `image.toml` asks for; "auto" is docker where a daemon answers."""
+    """The engine that `image.toml` asks for; "auto" is the first one that works here."""
 
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
@@ -25,31 +50,31 @@ class ChosenEngine:
     @cached_property
     def engine(self) -> Engine:
         """The engine itself. Raises UserError where it can't run here."""
-        from builder.engines.bubblewrap import Bubblewrap
-        from builder.engines.docker_engine import Docker
+        *first, last = candidates(self.wanted)
+        for name in first:
+            engine = ENGINES[name]()
+            try:
+                said = engine.check()
+            except UserError:
+                continue
+            say(f"steps run in {name}, as {said}")
+            return engine
+        engine = ENGINES[last]()
+        if last != list(ENGINES)[-1]:
+            engine.check()
+        return engine
 
-        if self.wanted == "bubblewrap":
-            return Bubblewrap()
-        docker = Docker()
-        try:
-            _ = docker.client
-        except UserError:
-            if self.wanted == "docker":
-                raise
-            return Bubblewrap()
-        if self.wanted == "auto":
-            say("steps run in docker, as a daemon answers")
-        return docker
+    def check(self) -> str:
+        """See Engine.check."""
+        return self.engine.check()
 
     def describe(self, job: Job) -> list[str]:
         """See Engine.describe."""
         return self.engine.describe(job)
 
     def become_shell(self, job: Job) -> NoReturn:
-        """See Engine.become_shell. In bubblewrap unless docker was asked for by name."""
-        from builder.engines.bubblewrap import Bubblewrap
-
-        (self.engine if self.wanted == "docker" else Bubblewrap()).become_shell(job)
+        """See Engine.become_shell."""
+        self.engine.become_shell(job)
 
     def run(self, job: Job, log: Path) -> str:
         """See Engine.run."""

@@ -60,8 +60,8 @@ class Docker:
             _remove_abandoned(client)
         except DockerException as error:
             raise UserError(
-                f"no docker daemon answers: {error}; start it, set DOCKER_HOST, or set "
-                'engine = "bubblewrap" in [build] of image.toml'
+                f"no docker daemon answers: {error}",
+                'start it, set DOCKER_HOST, or set engine = "bubblewrap" in [build] of image.toml',
             ) from None
         return client
 
@@ -71,6 +71,10 @@ class Docker:
         said = self.client.version()
         name = str((said.get("Components") or [{}])[0].get("Name", ""))
         return f"{'podman' if 'Podman' in name else 'docker'} {said['Version']}"
+
+    def check(self) -> str:
+        """See Engine.check."""
+        return f"{self.daemon} answers"
 
     @cached_property
     def _limits(self) -> list[Ulimit]:

@@ -45,6 +45,9 @@ class Engine(Protocol):
     def name(self) -> str:
         """What `image.toml` calls it."""
 
+    def check(self) -> str:
+        """What runs jobs here, for people. Raises UserError, which says why nothing does."""
+
     def describe(self, job: Job) -> list[str]:
         """The command that runs `job`, for people to read and to try."""
 

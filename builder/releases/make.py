@@ -22,6 +22,10 @@ from builder.releases.chunks import write_slot, write_xz
 from builder.releases.keys import PUBLIC, Sign
 from builder.releases.sbom import installed, sbom
 from builder.releases.store import DISK_IMAGE, Store
+from updater.contract import (
+    PARTITION_SLOT_A,
+    PARTITION_SLOT_B,
+)
 from updater.errors import Refused
 from updater.formats import VERSION, Manifest, version_key
 from updater.signature import PublicKey, read_keys
@@ -95,7 +99,8 @@ def make_release(
         image = write_slot(slot, store.blobs, level, transferred)
     with disk.open("rb") as file:
         table = read_table(file)
-    borders = [0, table["slot-a"].offset, table["slot-b"].offset, table["slot-b"].end]
+    a, b = table[PARTITION_SLOT_A], table[PARTITION_SLOT_B]
+    borders = [0, a.offset, b.offset, b.end]
     with progress.transfer("packing the disk image") as transferred:
         files = {DISK_IMAGE: write_xz(disk, borders, store.blobs, level, transferred)}
     manifest = Manifest(

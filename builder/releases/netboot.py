@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,17 @@ from builder.core.files import gzipped, sha256_of, write_atomically
 from builder.core.paths import BUILD
 from builder.disk.layout import PANIC_S
 from builder.disk.table import read_table
+from updater.contract import (
+    ARGUMENT_FRAME,
+    ARGUMENT_MODE,
+    ARGUMENT_NETBOOT,
+    ARGUMENT_SHA256,
+    ARGUMENT_SIZE,
+    PARTITION_SLOT_A,
+    PARTITION_SLOT_B,
+)
 from updater.formats import Manifest
+from updater.frame import FRAME_FILE, frame_bytes
 
 STEPS = ("image", "net-initramfs")  # what makes all that is served
 SCRIPT = "boot.ipxe"
@@ -34,12 +43,13 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
         fresh.replace(place)
     slot = folder / "slot.img"
     frame = frame_of(BUILD / "disk.img")
-    write_atomically(folder / "frame.gz", frame)
+    write_atomically(folder / FRAME_FILE, frame)
     # `initrd=` is how a kernel that UEFI started finds it.
     arguments = (
-        f"initrd=initramfs {cmdline} panic={PANIC_S} belay.mode=net belay.netboot={url}/slot.img "
-        f"belay.size={slot.stat().st_size} belay.sha256={sha256_of(slot)} "
-        f"belay.frame={hashlib.sha256(frame).hexdigest()}"
+        f"initrd=initramfs {cmdline} panic={PANIC_S} {ARGUMENT_MODE}=net "
+        f"{ARGUMENT_NETBOOT}={url}/slot.img "
+        f"{ARGUMENT_SIZE}={slot.stat().st_size} {ARGUMENT_SHA256}={sha256_of(slot)} "
+        f"{ARGUMENT_FRAME}={hashlib.sha256(frame).hexdigest()}"
     )
     lines = [
         "#!ipxe",
@@ -64,15 +74,9 @@ def require_slot(manifest: Manifest) -> None:
 def frame_of(image: Path) -> bytes:
     """A disk image without its slots, packed: what `belay install` wants beside a slot."""
     with image.open("rb") as disk:
-        slots = [read_table(disk)[name] for name in ("slot-a", "slot-b")]
+        slots = [read_table(disk)[name] for name in (PARTITION_SLOT_A, PARTITION_SLOT_B)]
         disk.seek(0)
         head = disk.read(slots[0].offset)
         disk.seek(slots[-1].end)
         tail = disk.read()
-    values = {
-        "head": len(head),
-        "slots": [slot.offset for slot in slots],
-        "tail_at": slots[-1].end,
-        "size": image.stat().st_size,
-    }
-    return gzipped(json.dumps(values).encode() + b"\n" + head + tail, 6)
+    return gzipped(frame_bytes(head, [slot.offset for slot in slots], slots[-1].end, tail), 6)

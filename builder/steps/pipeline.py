@@ -16,6 +16,7 @@ from builder.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_ini
 from builder.alpine.numbers import Numbers
 from builder.alpine.package_set import PackageSet
 from builder.alpine.worlds import INITRAMFS, SYSTEM, node_world
+from builder.core import contract
 from builder.core.config import Config
 from builder.core.paths import PROJECT
 from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
@@ -23,7 +24,7 @@ from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sf
 from builder.steps.overlay import OVERLAY, read_modes, script_lines
 from builder.steps.step import Content, Input, Known, Result, Step
 from updater.grubenv import BootState, render
-from updater.node import Settings, for_shell
+from updater.settings import Settings, for_shell
 
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
@@ -200,12 +201,14 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             ),
             "settings.json": _json(**settings._asdict()),
             "disk-guid": Content(f"{derived_guid(config, 'disk')}\n".encode()),
+            "contract.sh": Content(contract.for_shell().encode()),
             "settings": Content(for_shell(settings).encode()),
             **on_hand_inputs,
         },
         env={
             "OS_NAME": config.os.name,
             "OS_VERSION": config.os.version,
+            "OS_BUILT": str(config.os.built),
             "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-import sys
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,8 +16,12 @@ from builder.core.commands import CommandError
 from builder.core.errors import UserError
 from builder.core.paths import CACHE, PROJECT
 from builder.core.sources import files_below, gather
-from builder.engines.engine import Job
+from builder.engines.engine import BASE_ENV, Job
 
+# What a line of a module imports of the project; several names may be in brackets.
+IMPORT = re.compile(
+    r"^ *(?:from|import) ((?:builder|updater)[\w.]*)(?: import (\([^)]*\)|[^\n(]*))?", re.MULTILINE
+)
 RECORD = ".record.json"  # beside the outputs: what they were made of, and how long that took
 
 
@@ -147,13 +151,14 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
         step = steps[name]
         before = {need: done[need].key for need in sorted(step.needs)}
         parts = {"outputs": " ".join(step.outputs)}
-        parts |= {f"${entry}": value for entry, value in step.env.items()}
         if step.script:
             parts |= {"container": container_digest, "script": tree_digest(step.script)}
+            parts |= {"command": shlex.join(step.argv), "owners": str(step.note_owners)}
+            parts |= {f"${entry}": value for entry, value in {**BASE_ENV, **step.env}.items()}
         for entry, item in step.all_inputs.items():
             parts[entry] = _digest(item, before)
         if step.finish:
-            parts[f"{step.finish.__name__}()"] = _code_digest(step.finish.__module__)
+            parts[f"{step.finish.__name__}()"] = code_digest(step.finish.__module__)
         text = json.dumps([name, parts], sort_keys=True)
         key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         done[name] = Keyed(step, key, before, parts)
@@ -161,22 +166,25 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
 
 
 @cache
-def _code_digest(name: str) -> str:
-    """The hash of a module, and of those beside it that it imports, and so on."""
-    names, queue = set(), [name]
+def code_digest(module: str, project: Path = PROJECT) -> str:
+    """The hash of a module, and of all of the project that it imports, and so on.
+
+    Read from the text, as a module that a function imports counts too, and is not loaded yet.
+    """
+    found: dict[str, str] = {}
+    queue = [module]
     while queue:
-        if (name := queue.pop()) not in names:
-            names.add(name)
-            imported = {
-                getattr(thing, "__module__", "") for thing in vars(sys.modules[name]).values()
-            }
-            queue += [other for other in imported if _folder(other) == _folder(name)]
-    files = (tree_digest(Path(inspect.getfile(sys.modules[name]))) for name in sorted(names))
-    return hashlib.sha256("".join(files).encode()).hexdigest()
-
-
-def _folder(module: object) -> str:
-    return str(module).rpartition(".")[0]
+        name = queue.pop()
+        path = project / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in found or not path.is_file():  # what is imported of a module is no module
+            continue
+        text = path.read_text()
+        found[name] = hashlib.sha256(text.encode()).hexdigest()
+        for origin, names in IMPORT.findall(text):
+            queue += [origin, *(f"{origin}.{one}" for one in re.findall(r"\w+", names))]
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _digest(item: Input, before: Mapping[str, str]) -> str:

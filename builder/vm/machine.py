@@ -27,6 +27,9 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from builder.core.files import copy_sparse
 from builder.vm.hardware import Hardware, copy_variables, usb_stick
+from updater.contract import (
+    RUN_CONFIRMED,
+)
 
 BOOT_TIMEOUT_S = 600
 COMMAND_TIMEOUT_S = 240
@@ -177,7 +180,7 @@ class Machine:
 
     def wait_until_confirmed(self) -> None:
         """Wait until the health checks are through and the slot may stay."""
-        self.succeed("until [ -e /run/belay/confirmed ]; do sleep 1; done")
+        self.succeed(f"until [ -e /{RUN_CONFIRMED} ]; do sleep 1; done")
 
     def execute(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> tuple[int, str]:
         """Run a shell command; its exit code and its output, both streams together."""

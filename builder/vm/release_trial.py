@@ -22,6 +22,9 @@ from builder.releases.store import Store, unpack_disk
 from builder.steps.plan import plan_for
 from builder.vm.machine import Machine, MachineError
 from builder.vm.remote import Remote, Stick
+from updater.contract import (
+    RUN_CONFIRMED,
+)
 from updater.formats import Manifest, version_key
 
 NAME = "trial"
@@ -122,7 +125,7 @@ def _tried(remote: Remote, version: str, before: str, tell: Tell) -> Trial:
 
     def is_over() -> bool:
         now = _boot_id(remote)
-        return bool(now) and now != boot and not remote.run("test -e /run/belay/confirmed")[0]
+        return bool(now) and now != boot and not remote.run(f"test -e /{RUN_CONFIRMED}")[0]
 
     remote.wait_until(is_over, f"{version} stays, or goes back", TRIAL_TIMEOUT_S)
     after = _status(remote)

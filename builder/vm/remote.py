@@ -13,6 +13,9 @@ from pathlib import Path
 from builder.core.host import require_program
 from builder.nodes.identity import AGE_KEY, AUTHORIZED_KEYS, HOST_KEY, new_identity
 from builder.vm.machine import Machine, MachineError
+from updater.contract import (
+    RUN_CONFIRMED,
+)
 
 CONNECT_WITHIN_S = 30
 COMMAND_TIMEOUT_S = 240
@@ -106,7 +109,7 @@ class Remote:
     def wait_until_confirmed(self, timeout_s: float) -> None:
         """Wait until the machine is up and its health checks are over."""
         self.wait_until(
-            lambda: not self.run("test -e /run/belay/confirmed")[0],
+            lambda: not self.run(f"test -e /{RUN_CONFIRMED}")[0],
             "its health checks are over, and SSH answers",
             timeout_s,
         )

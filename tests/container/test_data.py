@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from builder.core.paths import PROJECT
 from tests.conftest import InContainer
+from tests.services import add_library
 
 pytestmark = pytest.mark.container
 
 OVERLAY = PROJECT / "rootfs/overlay"
 SCRIPT = """
-sed 's|/usr/lib/belay/disk.sh|/srv/in/library|' in/service >/tmp/service
-. /tmp/service
 export ROOT=/tmp/root
+mkdir -p $ROOT/usr/lib
+cp -r in/library $ROOT/usr/lib/belay
+. in/service
 mkdir -p $ROOT/run $ROOT/sys/class/block/data
 echo {ro} >$ROOT/sys/class/block/data/ro
 mke2fs -q -F -t ext4 -b 4096 -L data /tmp/data 64M
@@ -48,12 +52,14 @@ if is_beyond_repair /tmp/data /tmp/log; then echo lost; else echo "kept, code $c
     ids=["begin", "zeros", "random", "read-only", "luks", "vfat", "features", "short"],
 )
 def test_only_what_nobody_can_repair_is_given_up(
-    in_container: InContainer, damage: str, ro: int, want: str
+    in_container: InContainer, tmp_path: Path, damage: str, ro: int, want: str
 ) -> None:
+    add_library(tmp_path, copy=True)
+    library = tmp_path / "usr/lib/belay"
     script = SCRIPT.replace("{damage}", f"{{ {damage}; }} >/dev/null 2>&1 || :")
     said = in_container(
         script.replace("{ro}", str(ro)),
         service=OVERLAY / "etc/init.d/belay-data",
-        library=OVERLAY / "usr/lib/belay/disk.sh",
+        library=library,
     )
     assert said.splitlines()[-1].startswith(want), said

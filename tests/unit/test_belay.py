@@ -20,9 +20,10 @@ from tests.esp import esp
 from tests.publisher import BUILT, SLOT_SIZE, Publisher, served, slot_bytes
 from updater.__main__ import _in_window, main
 from updater.boot import BootStateFile
+from updater.contract import BAD, GOOD, TRIAL, TRIES
 from updater.disk import Disk
 from updater.errors import UpdateError
-from updater.grubenv import BAD, GOOD, TRIAL, BootState, SlotState, boots_next
+from updater.grubenv import BootState, SlotState, boots_next
 from updater.memory import Memory
 from updater.node import find_node
 
@@ -89,7 +90,7 @@ def test_an_update_by_command(
     code, status = answer(capsys, root, "status")
     assert code == 0
     assert status["slots"] == {
-        "a": {"state": "good", "tries": 8}, "b": {"state": "trial", "tries": 3},
+        "a": {"state": "good", "tries": TRIES[GOOD]}, "b": {"state": "trial", "tries": 3},
     }  # fmt: skip
     assert main(["--root", str(root), "status"]) == 0
     assert "release 1.1.0 is installed in slot b: reboot to try it" in capsys.readouterr().out

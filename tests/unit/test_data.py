@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from builder.core.paths import PROJECT
+from tests.esp import esp
+from tests.publisher import FileNode
+from tests.services import add_library
+from updater.memory import Trust
 
 SERVICE = PROJECT / "rootfs/overlay/etc/init.d/belay-data"
-LIBRARY = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"
 BUILT = 1_800_000_000
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "etc/belay").mkdir(parents=True)
-    (tmp_path / "etc/belay/release.json").write_text(json.dumps({"built": BUILT}, indent=1))
+    (tmp_path / "etc/belay/built").write_text(f"{BUILT}\n")
     (tmp_path / "data/lost+found").mkdir(parents=True)
+    add_library(tmp_path)
     # `date` as a clock that stands at 1970, and says to what it is set.
     (tmp_path / "bin").mkdir()
     date = '#!/bin/sh\n[ "$1" = -s ] && echo "$2" >>"$ROOT/set"\necho 7\n'
@@ -29,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def sh(root: Path, command: str) -> str:
-    text = SERVICE.read_text().replace("/usr/lib/belay/disk.sh", str(LIBRARY))
+    text = SERVICE.read_text()
     done = subprocess.run(
         ["sh", "-euc", f"{text}\n{command}"],
         env={"ROOT": str(root), "PATH": f"{root}/bin:/usr/bin:/bin"},
@@ -38,29 +42,43 @@ def sh(root: Path, command: str) -> str:
     return done.stdout
 
 
+def signed(time: int, of: int | None = None) -> str:
+    digest = hashlib.sha256(str(time if of is None else of).encode()).hexdigest()
+    return f"{time} {digest}\n"
+
+
 @pytest.mark.parametrize(
-    ("trust", "floor"),
+    ("noted", "floor"),
     [
         (None, BUILT),
         ("", BUILT),
-        ({"newest": {"stable": BUILT + 5}}, BUILT + 5),
-        ({"newest": {"beta": {"0123456789012345": BUILT - 9}}}, BUILT),
-        ({"newest": {"a": {"99999999999": BUILT + 1, "B": BUILT + 7}, "b": {"C": 3}}}, BUILT + 7),
-        ({"newest": {"stable": 10**18}}, BUILT),
-        ({"newest": {}}, BUILT),
+        ("rubbish\n", BUILT),
+        (str(BUILT + 5), BUILT),
+        (signed(BUILT + 5), BUILT + 5),
+        (signed(BUILT - 9), BUILT),
+        (signed(0), BUILT),
+        (signed(BUILT + 9 * 10**9, of=BUILT + 5), BUILT),
     ],
 )
-def test_the_clock_is_not_behind_what_was_signed(
-    root: Path, trust: dict[str, object] | str | None, floor: int
-) -> None:
-    if trust is not None:
+def test_the_clock_is_not_behind_what_was_signed(root: Path, noted: str | None, floor: int) -> None:
+    """Nor does damage set it."""
+    if noted is not None:
         (root / "data/belay").mkdir()
-        more = {"revoked": ["X"], "etags": {"a": '"9999999999"'}}
-        text = json.dumps({**trust, **more}) if isinstance(trust, dict) else "rubbish"
-        (root / "data/belay/trust.json").write_text(text)
+        (root / "data/belay/signed").write_text(noted)
     sh(root, "set_clock_floor")
     assert (root / "set").read_text() == f"@{floor}\n"
     assert (root / "run/belay/clock").exists(), "belay status tells of it"
+
+
+def test_the_updater_notes_what_was_signed_last_as_the_shell_reads_it(
+    root: Path, tmp_path: Path
+) -> None:
+    node = FileNode(tmp_path / "node", esp(), [])
+    trust = Trust({"stable": {"A": BUILT + 3, "B": BUILT + 8}, "beta": {"A": BUILT + 6}})
+    node.memory.keep_trust(trust)
+    (root / "data/belay").symlink_to(node.memory.folder)
+    sh(root, "set_clock_floor")
+    assert (root / "set").read_text() == f"@{BUILT + 8}\n"
 
 
 def test_what_was_repaired_is_told_and_its_log_kept(root: Path) -> None:

@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from updater import grubenv, slot
+from updater import contract, grubenv, slot
+from updater.contract import TRIES
 from updater.formats import VERSION
 from updater.grubenv import BootState, SlotState
 
 SLOT_STATES = st.builds(
-    SlotState, st.sampled_from(["good", "trial", "bad"]), st.integers(0, grubenv.TRIES["good"])
+    SlotState,
+    st.sampled_from(["good", "trial", "bad"]),
+    st.integers(0, contract.TRIES[contract.GOOD]),
 )
 BOOT_STATES = st.builds(
     BootState,
@@ -44,10 +47,10 @@ BOOT_STATES = st.builds(
         (b"order=b a\0more\n", {"order": ("b", "a")}),
         (b"order\0more=b a\n", {"order": ("b", "a")}),
         (b"order=a b\norder=b a\n", {"order": ("b", "a")}),
-        (b"a_state=god\n", {"a": SlotState("bad", 8)}),
-        (b"a_state=\n", {"a": SlotState("bad", 8)}),
-        (b"a_state=trial\n", {"a": SlotState("trial", 8)}),
-        (b"a_tries=9\n", {"a": SlotState("good", 0)}),
+        (b"a_state=god\n", {"a": SlotState("bad", TRIES["good"])}),
+        (b"a_state=\n", {"a": SlotState("bad", TRIES["good"])}),
+        (b"a_state=trial\n", {"a": SlotState("trial", TRIES["good"])}),
+        (b"a_tries=%d\n" % (TRIES["good"] + 1), {"a": SlotState("good", 0)}),
         (b"a_tries=08\n", {"a": SlotState("good", 0)}),
         (b"a_tries=-1\n", {"a": SlotState("good", 0)}),
         (b"rescues=7\n", {"rescues": 3}),
@@ -59,7 +62,7 @@ BOOT_STATES = st.builds(
 )
 def test_a_damaged_block_means_what_grub_makes_of_it(text: bytes, changes: dict[str, Any]) -> None:
     block = (grubenv.HEADER.encode() + text).ljust(grubenv.SIZE, b"#")
-    slots = {name: changes.pop(name, SlotState()) for name in grubenv.SLOTS}
+    slots = {name: changes.pop(name, SlotState()) for name in contract.SLOTS}
     assert grubenv.parse(block) == BootState(slots=slots, **changes)
 
 

@@ -12,10 +12,11 @@ from tests.esp import COPY_AT, FAT_AT, GRUBENV_AT, esp
 from tests.publisher import NOW, FileNode
 from updater import gate
 from updater.boot import BootStateFile
+from updater.contract import BAD, GOOD, TRIAL
 from updater.errors import UpdateError
-from updater.grubenv import BAD, FIRST_SECTOR, GOOD, TRIAL, BootState, SlotState
+from updater.grubenv import FIRST_SECTOR, BootState, SlotState
 from updater.memory import Tried
-from updater.node import Settings
+from updater.settings import Settings
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_failed_check_ends_a_trial_at_once(node: FileNode) -> None:
 
 
 def test_a_check_that_hangs_fails(node: FileNode) -> None:
-    from updater.node import Settings
+    from updater.settings import Settings
 
     node.change(settings=Settings(deadline_s=0))
     check(node, "10-hangs", "echo began; sleep 600")
@@ -120,7 +121,7 @@ def test_what_is_not_yet_is_waited_for(node: FileNode, monkeypatch: pytest.Monke
     check(node, "60-left", 'echo "$BELAY_LEFT_S s"; [ "$BELAY_LEFT_S" -gt 200 ]')
     well, said, reboots = run(node)
     assert well and not reboots, said
-    assert node.boot.read().slots["a"] == SlotState(GOOD, 8)
+    assert node.boot.read().slots["a"] == SlotState()
 
 
 def test_what_was_not_reached_is_tried_again_later_and_not_for_ever(
@@ -150,7 +151,7 @@ def test_what_was_not_reached_is_tried_again_later_and_not_for_ever(
 
 def test_a_failed_check_leaves_a_good_slot_alone(node: FileNode) -> None:
     node.change(mode=GOOD)
-    node.boot.write(BootState(slots={"a": SlotState(GOOD, 5), "b": SlotState(GOOD, 8)}))
+    node.boot.write(BootState(slots={"a": SlotState(GOOD, 5), "b": SlotState()}))
     check(node, "10-broken", "echo no cable; exit 1")
     well, _, reboots = run(node)
     assert not well and not reboots
@@ -185,7 +186,7 @@ def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode)
     well, said, _ = run(node)
     assert well and "slot a is good: belay 1.0.0" in said
     state = node.boot.read()
-    assert state.slots["a"] == SlotState(GOOD, 8)
+    assert state.slots["a"] == SlotState()
     assert (state.order, state.last_good, state.rescues) == (("a", "b"), "a", 0)
 
 
@@ -370,7 +371,7 @@ def test_whatever_looking_back_meets_the_slot_is_judged(
         monkeypatch.setattr(gate, "_panic", lambda _: 1 / 0)
     check(node, "10-fine", "exit 0")
     well, said, _ = run(node)
-    assert well and node.boot.read().slots["a"] == SlotState(GOOD, 8)
+    assert well and node.boot.read().slots["a"] == SlotState()
     assert any("can't be told" in line for line in said) == (kind != "tried")
 
 
@@ -470,7 +471,7 @@ def test_without_data_the_slot_is_kept_nevertheless(node: FileNode) -> None:
     (node.root / "data").symlink_to("/dev/full")
     well, _, _ = run(node)
     assert well
-    assert node.boot.read().slots["a"] == SlotState(GOOD, 8)
+    assert node.boot.read().slots["a"] == SlotState()
 
 
 def test_damaged_memory_is_like_none(node: FileNode) -> None:

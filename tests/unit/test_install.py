@@ -12,7 +12,8 @@ import pytest
 from builder.disk.table import Place, read_table
 from builder.releases import netboot
 from updater.errors import Refused, UpdateError
-from updater.install import install, read_frame
+from updater.frame import read_frame
+from updater.install import install
 from updater.table import with_own_guids
 
 MIB = 1 << 20

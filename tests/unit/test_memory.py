@@ -178,7 +178,7 @@ def test_without_data_it_is_remembered_until_the_next_boot(
         (data / "belay").symlink_to("/proc/self/fdinfo")  # a folder in which nothing can be made
     node.memory.keep_trust(TRUST)
     assert node.memory.trust() == TRUST
-    assert node.memory.volatile_files == ["trust.json"]
+    assert node.memory.volatile_files == ["signed", "trust.json"]
     with pytest.raises(UpdateError, match=r"can't be written: .*; nothing was changed"):
         node.memory.write("trust.json", b"{}", durable=True)
     assert node.memory.trust() == TRUST

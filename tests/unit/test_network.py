@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.core.paths import PROJECT
+from tests.services import add_library
 
 OVERLAY = PROJECT / "rootfs/overlay"
 IP = """#!/bin/sh
@@ -21,14 +22,14 @@ NOTE = '#!/bin/sh\necho "${0##*/} $*" >>"$ROOT/done"\n'
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("sys/class/net/lo", "proc", "run/belay/node", "etc/network", "bin", "usr/lib"):
+    for folder in ("sys/class/net/lo", "proc", "run/belay/node", "etc/network", "bin"):
         (tmp_path / folder).mkdir(parents=True)
+    add_library(tmp_path)
     (tmp_path / "sys/class/net/lo/type").write_text("772\n")
     (tmp_path / "proc/uptime").write_text("5.00 1.00\n")
     (tmp_path / "etc/network/interfaces").write_text(
         (OVERLAY / "etc/network/interfaces").read_text()
     )
-    (tmp_path / "usr/lib/belay").symlink_to(OVERLAY / "usr/lib/belay")
     for name, text in (("ip", IP), ("ifup", NOTE), ("ifdown", NOTE)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)

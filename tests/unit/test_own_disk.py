@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.core.paths import PROJECT
+from tests.services import add_library
 
-SCRIPT = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"
+SCRIPT = '"$ROOT/usr/lib/belay/disk.sh"'
 SERVICE = PROJECT / "rootfs/overlay/etc/init.d/belay-node"
 NAMES = ("esp", "slot-a", "slot-b", "data")
 
@@ -17,6 +18,7 @@ NAMES = ("esp", "slot-a", "slot-b", "data")
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A machine with two disks made from one image, but for the identities of their partitions."""
+    add_library(tmp_path)
     blocks = tmp_path / "sys/class/block"
     blocks.mkdir(parents=True)
     for disk in ("sda", "sdb"):
@@ -37,7 +39,7 @@ def sh(root: Path, command: str, booted: str = "sdb2") -> tuple[int, str]:
     (root / "etc/belay").mkdir(parents=True, exist_ok=True)
     (root / "etc/belay/booted").write_text(f"{booted}\n")
     (root / "etc/belay/node-label").write_text("BELAY\n")
-    script = f". '{SCRIPT}'; {command}"
+    script = f". {SCRIPT}; {command}"
     done = subprocess.run(
         ["sh", "-c", script], env={"ROOT": str(root), "PATH": f"{root}/bin:/usr/bin:/bin"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
@@ -90,10 +92,8 @@ def test_the_node_s_own_files_are_of_a_stick_or_of_its_own_disk(
     lines = [f'/dev/{name}: LABEL="BELAY" UUID="1-2" TYPE="vfat"' for name in labelled]
     (root / "bin/blkid").write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
     (root / "bin/blkid").chmod(0o755)
-    service = SERVICE.read_text().replace(". /usr/lib/belay/disk.sh", "")
-    (root / "service").write_text(
-        service.replace("/etc/belay/node-label", f"{root}/etc/belay/node-label")
-    )
+    service = SERVICE.read_text()
+    (root / "service").write_text(service)
     assert sh(root, f". {root}/service; volumes") == (0, volumes)
 
 
@@ -114,7 +114,7 @@ def test_the_driver_that_a_stick_asks_for_last_is_loaded_while_it_is_waited_for(
     mock = root / "bin/modprobe"
     mock.write_text(f'#!/bin/sh\necho "$*" >>{root}/done\nmkdir -p "{scsi}/block/sdc"\n')
     mock.chmod(0o755)
-    service = SERVICE.read_text().replace(". /usr/lib/belay/disk.sh", "")
+    service = SERVICE.read_text()
     (root / "service").write_text(service)
     assert sh(root, f". {root}/service; wait_for_stick; echo over") == (0, "over")
     assert (root / "done").read_text() == "-a -b -q scsi:t-0x00\n"

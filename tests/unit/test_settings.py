@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from builder.core.paths import PROJECT
+from builder.core import config
+from builder.core.config import Update
+from tests.services import add_library
 from updater.__main__ import main
-from updater.node import NODE_FILES, Settings, for_shell, read_settings
+from updater.contract import RUN_NODE
+from updater.settings import LIMITS, PATTERNS, WANTED, Settings, for_shell, read_settings
 
-SCRIPT = PROJECT / "rootfs/overlay/usr/lib/belay/disk.sh"
+SCRIPT = '"$ROOT/usr/lib/belay/disk.sh"'
 IMAGE = Settings(url="https://image.example/belay", boot_s=900)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for folder in ("etc/belay", NODE_FILES):
+    add_library(tmp_path)
+    for folder in ("etc/belay", RUN_NODE):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "etc/belay/settings.json").write_text(json.dumps(IMAGE._asdict(), indent=1))
     (tmp_path / "etc/belay/settings").write_text(for_shell(IMAGE))
@@ -27,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 def by_shell(root: Path, name: str) -> str:
     done = subprocess.run(
-        ["sh", "-uc", f". '{SCRIPT}'; setting {name}"],
+        ["sh", "-uc", f". {SCRIPT}; setting {name}"],
         env={"ROOT": str(root), "PATH": "/usr/bin:/bin"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
@@ -36,7 +41,7 @@ def by_shell(root: Path, name: str) -> str:
 
 def resolved(root: Path, own: str) -> tuple[dict[str, object], list[str]]:
     """What is other than the image says, and the warnings."""
-    (root / NODE_FILES / "settings.json").write_text(own)
+    (root / RUN_NODE / "settings.json").write_text(own)
     assert main(["--root", str(root), "settings", "--resolve"]) == 0
     settings, wrong = read_settings(root)
     for name, value in settings._asdict().items():
@@ -125,3 +130,10 @@ def test_what_is_no_json_is_ignored_and_told(root: Path, own: str) -> None:
     changed, wrong = resolved(root, own)
     assert changed == {}
     assert len(wrong) == 1 and "settings.json is no JSON object, and is ignored: " in wrong[0]
+
+
+def test_image_toml_has_each_setting_with_its_default() -> None:
+    own = {field.name: getattr(Update(), field.name) for field in fields(Update)}
+    own["log"] = config.Node().log
+    assert own == Settings()._asdict()
+    assert not {*LIMITS, *PATTERNS} - own.keys() and PATTERNS.keys() == WANTED.keys()

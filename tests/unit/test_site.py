@@ -21,7 +21,7 @@ from builder.releases.site import FOLDER, build_site
 from tests.publisher import needs_filters
 from updater.errors import Refused
 from updater.process import run_within
-from updater.site import unpack
+from updater.site_archive import unpack
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ import pytest
 from tests.esp import esp
 from tests.publisher import NOW, FileNode, needs_filters
 from updater import memory
+from updater.contract import GOOD, TRIAL
 from updater.errors import UpdateError
 from updater.formats import Channel
-from updater.grubenv import GOOD, TRIAL, BootState
+from updater.grubenv import BootState
 from updater.site import Site
 from updater.update import Updater
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from builder.core.errors import UserError
-from builder.engines.engine import Job
+from builder.core.paths import PROJECT
+from builder.engines.engine import BASE_ENV, Job
 from builder.steps import explain, runner, step
 from builder.steps.explain import report
 from builder.steps.graph_svg import svg
@@ -29,6 +29,9 @@ class FakeEngine:
     ran: list[str] = field(default_factory=list)
     failing: str = ""
     name = "fake"
+
+    def check(self) -> str:
+        return "nothing runs"
 
     def describe(self, job: Job) -> list[str]:
         return [job.name]
@@ -210,28 +213,64 @@ def test_the_picture_has_every_step_and_every_arrow(project: Project) -> None:
     ]  # fmt: skip
 
 
-def test_the_code_of_a_step_is_all_that_it_imports_from_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def change_argv(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Step, "argv", ("/bin/sh", "-eux", "in/script"))
+
+
+def change_base_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "BASE_ENV", {**BASE_ENV, "TZ": "Europe/Paris"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (change_argv, "command changed"),
+        (change_base_environment, "$TZ was 'UTC', is 'Europe/Paris'"),
+    ],
+)
+def test_how_a_job_is_run_belongs_to_its_key(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Project, pytest.MonkeyPatch], None],
+    said: str,
 ) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    package = tmp_path / "strands"
-    package.mkdir()
+    project.build()
+    change(project, monkeypatch)
+    assert report(project.plan()["rope"]).changed == (said,)
 
-    def digest(**texts: str) -> str:
-        for name in ("strands.one", "strands.two", "strands.three"):
-            sys.modules.pop(name, None)
-        for name, text in texts.items():
-            (package / f"{name}.py").write_text(text)
-        step._code_digest.cache_clear()
-        importlib.invalidate_caches()
-        importlib.import_module("strands.one")
-        return step._code_digest("strands.one")
 
-    first = digest(
-        one="from json import dumps\nfrom strands.two import two\n",
-        two="from strands.three import three\n\n\ndef two():\n    pass\n",
-        three="def three():\n    pass\n",
-        four="def four():\n    pass\n",
+@pytest.mark.parametrize(
+    ("file", "belongs"),
+    [
+        ("alpine/chroot.py", True),
+        ("alpine/apk_database.py", True),  # chroot imports it
+        ("core/errors.py", True),  # in another folder
+        ("vm/machine.py", False),
+    ],
+)
+def test_the_code_of_a_step_is_all_of_the_project_that_it_imports(
+    tmp_path: Path, file: str, belongs: bool
+) -> None:
+    for name in ("before", "after"):
+        for folder in ("builder", "updater"):
+            shutil.copytree(PROJECT / folder, tmp_path / name / folder)
+    with (tmp_path / "after/builder" / file).open("a") as source:
+        source.write("# changed\n")
+    before, after = (
+        step.code_digest("builder.alpine.chroot", tmp_path / name) for name in ("before", "after")
     )
-    assert digest(four="") == first
-    assert digest(three="def three():\n    return 100\n") != first
+    assert (before != after) is belongs
+
+
+def test_what_a_function_imports_is_code_of_its_step(tmp_path: Path) -> None:
+    folder = tmp_path / "builder"
+    folder.mkdir()
+    (folder / "one.py").write_text(
+        "def one():\n    from builder.two import (\n        two,\n    )\n"
+    )
+    (folder / "two.py").write_text("from builder import three\n")
+    (folder / "three.py").write_text("import json\n")
+    first = step.code_digest("builder.one", tmp_path)
+    (folder / "three.py").write_text("import re\n")
+    step.code_digest.cache_clear()
+    assert step.code_digest("builder.one", tmp_path) != first

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from builder.core.paths import PROJECT
+from tests.services import add_library
 
 LIB = PROJECT / "rootfs/overlay/usr/lib/belay"
 
@@ -30,9 +31,9 @@ class Machine:
         blocks.mkdir(parents=True)
         (blocks / "sda").symlink_to(disk)
         (blocks / "sda3").symlink_to(disk / "sda3")
-        for name in ("proc", "dev", "run/openrc/started", "run/belay", "etc/belay", "usr/lib"):
+        for name in ("proc", "dev", "run/openrc/started", "run/belay", "etc/belay"):
             (self.root / name).mkdir(parents=True)
-        (self.root / "usr/lib/belay").symlink_to(LIB)
+        add_library(self.root)
         (self.root / "etc/belay/booted").write_text("sda3\n")
         (self.root / "etc/belay/settings").write_text("boot_s=400\n")
         (self.root / "dev/sda").write_bytes(bytes(1 << 20))

@@ -15,7 +15,8 @@ from builder.disk.table import read_table
 from builder.vm.hardware import free_port
 from builder.vm.machine import Machine
 from tests.project import Project
-from updater.grubenv import BAD, SlotState
+from updater.contract import BAD
+from updater.grubenv import SlotState
 
 pytestmark = pytest.mark.vm
 

@@ -11,6 +11,7 @@ import pytest
 from builder.disk.boot_state import grubenv_offset, read_boot_state, write_boot_state
 from builder.disk.table import read_table
 from builder.vm.machine import Machine
+from updater.contract import GOOD, RESCUES, TRIES
 from updater.grubenv import SIZE, BootState, SlotState, parse, render
 from updater.slot import parts
 
@@ -80,9 +81,7 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         machine.fail("ls /etc/written")
         assert ": clean, " in machine.succeed("cat /run/belay-fsck.log"), "data was unmounted"
         machine.wait_until_confirmed()
-        machine.wait_until(
-            lambda: read_boot_state(machine.disk).slots["a"] == SlotState("good", 8), 60
-        )
+        machine.wait_until(lambda: read_boot_state(machine.disk).slots["a"] == SlotState(), 60)
         said = machine.log.read_text(errors="replace")
         # A disk that vanishes ends the boot; this one comes back as the machine is reset.
         machine.succeed(HASTY_WATCHDOG)
@@ -202,7 +201,10 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         machine.wait_until_confirmed()
         said = machine.succeed("belay status")
         assert "this boot is a rescue: no slot had a try left: their boots hung" in said
-        assert "slot a: bad, 0 tries left" in said and "slot b: good, 8 tries left" in said
+        assert (
+            "slot a: bad, 0 tries left" in said
+            and f"slot b: good, {TRIES[GOOD]} tries left" in said
+        )
         assert "the next boot is of" not in said
         assert "warning: the files on /data were beyond repair, and are lost" in said
         assert "data" in machine.succeed("belay history")
@@ -211,7 +213,7 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         machine.power_cut()
         write_boot_state(machine.disk, state._replace(last_good="b", rescues=3))
         machine.start()
-        machine.wait_for_console(r"belay: three rescue boots were not answered")
+        machine.wait_for_console(rf"belay: {RESCUES} rescue boots were not answered")
 
         # Where the loader can't count, a slot on trial is not tried, and a good one boots.
         machine.power_cut()

@@ -27,7 +27,7 @@ from tests.apkovl import archive, entry
 from tests.conftest import InContainer
 from tests.project import Project
 from tests.write_log import writes
-from updater.grubenv import BAD
+from updater.contract import BAD, GOOD, TRIES
 
 pytestmark = pytest.mark.vm(minutes=2)
 
@@ -190,7 +190,7 @@ def power_that_comes_and_goes_ends_in_a_rescue(node: Ssh) -> None:
     machine = node.machine
     machine.power_cut()
     write_boot_state(machine.disk, read_boot_state(machine.disk).with_slot("b", BAD))
-    for _ in range(8):
+    for _ in range(TRIES[GOOD]):
         machine.start()
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.power_cut()
@@ -199,7 +199,7 @@ def power_that_comes_and_goes_ends_in_a_rescue(node: Ssh) -> None:
     node.wait_until_confirmed()
     said = node.succeed("belay status")
     assert "this boot is a rescue: no slot had a try left: their boots hung" in said
-    assert "slot a: good, 8 tries left" in said
+    assert f"slot a: good, {TRIES[GOOD]} tries left" in said
     assert "rescue" in node.succeed("belay history")
 
 
@@ -365,7 +365,7 @@ def test_a_stick_that_is_pulled_out_during_boot_stops_nothing(
         machine.wait_until_confirmed()
         status = machine.succeed("belay status")
         assert ("node crag-9" in status) != ("this node has no name" in status)
-        assert "slot a: good, 8 tries left" in status
+        assert f"slot a: good, {TRIES[GOOD]} tries left" in status
         assert machine.fail("rc-status --crashed") == ""
 
 

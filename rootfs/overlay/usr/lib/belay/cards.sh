@@ -1,10 +1,13 @@
 #!/bin/sh
 # shellcheck shell=busybox
 # The network cards of this node: their names, and which of them ask for an address. Sourced.
+
+# shellcheck source=/dev/null # made by the step rootfs: updater/contract.py
+. "${ROOT:-}/usr/lib/belay/contract.sh"
 cards=${ROOT:-}/sys/class/net
-interfaces=${ROOT:-}/run/belay/interfaces
-mactab=${ROOT:-}/run/belay/node/mactab
-warnings=${ROOT:-}/run/belay/warnings
+interfaces=${ROOT:-}$RUN_INTERFACES
+mactab=${ROOT:-}$NODE_MACTAB
+warnings=${ROOT:-}$RUN_WARNINGS
 
 # Says what is wrong, here and in `belay status`.
 warn() {
@@ -83,7 +86,7 @@ has_link() {
 
 # Whether nobody wrote another /etc/network/interfaces.
 asks_each_card() {
-	grep -q "^source /run/belay/interfaces" "${ROOT:-}/etc/network/interfaces"
+	grep -q "^source $RUN_INTERFACES" "${ROOT:-}/etc/network/interfaces"
 }
 
 # Says of each wired card that it asks for an address.

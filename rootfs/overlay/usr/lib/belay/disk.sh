@@ -1,10 +1,13 @@
 #!/bin/sh
 # What the services need to know of the disk that the system runs from, and of its settings. Sourced.
 
+# shellcheck source=/dev/null # made by the step rootfs: updater/contract.py
+. "${ROOT:-}/usr/lib/belay/contract.sh"
+
 # The setting $1, as the updater resolved it (updater/node.py): for this node where it has settings of
 # its own, else in the image.
 setting() {
-	for own_file in "${ROOT:-}/run/belay/settings" "${ROOT:-}/etc/belay/settings"; do
+	for own_file in "${ROOT:-}$RUN_SETTINGS" "${ROOT:-}$ETC_RESOLVED"; do
 		[ ! -s "$own_file" ] || {
 			sed -n "s/^$1=//p" "$own_file"
 			return 0
@@ -40,7 +43,7 @@ boot_argument() {
 
 # The name of the disk with the booted slot, such as sda: the initramfs found it.
 own_disk() {
-	read -r own_name <"${ROOT:-}/etc/belay/booted" || return 1
+	read -r own_name <"${ROOT:-}$ETC_BOOTED" || return 1
 	disk_of "$own_name"
 }
 
