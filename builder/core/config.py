@@ -301,7 +301,7 @@ def _check_environment(environ: Mapping[str, str]) -> None:
         if name.startswith("BELAY_") and name not in keys | VARIABLES:
             own = {known.removeprefix("BELAY_") for known in keys | VARIABLES}
             near = difflib.get_close_matches(name.removeprefix("BELAY_"), own, n=1, cutoff=0.7)
-            hint = f'did you mean "BELAY_{near[0]}"?' if near else "see docs/settings.md"
+            hint = f'did you mean "BELAY_{near[0]}"?' if near else "see docs/configuration.md"
             raise UserError(f"{name}: there is no such variable; {hint}")
 
 

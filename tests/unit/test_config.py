@@ -98,7 +98,9 @@ def test_a_variable_that_is_none_is_refused(tmp_path: Path, name: str, nearest: 
 
 
 def test_a_variable_that_is_like_none_is_refused_without_a_guess(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="BELAY_FOO: there is no such variable; see docs/settings"):
+    with pytest.raises(
+        UserError, match="BELAY_FOO: there is no such variable; see docs/configuration"
+    ):
         load(tmp_path, "", BELAY_FOO="1")
 
 
