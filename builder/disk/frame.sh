@@ -5,7 +5,7 @@
 #   in/partitions (for sfdisk)  in/grub.cfg  in/grubenv
 #   $SIZE_MIB    of the disk; $FILES_MIB the most that the files of the partition data get
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
-#   $NODE_LABEL $DATA_UUID
+#   $NODE_LABEL $DATA_LABEL $DATA_UUID $ESP_NUMBER
 set -eu
 
 disk=/tmp/disk.img
@@ -43,7 +43,7 @@ modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook pr
 # shellcheck disable=SC2086 # words
 grub-mkimage -O x86_64-efi -p /EFI/BOOT -o /tmp/BOOTX64.EFI $modules efi_gop all_video
 # shellcheck disable=SC2086
-grub-mkimage -O i386-pc -p '(,gpt2)/EFI/BOOT' -o /tmp/core.img $modules biosdisk vga
+grub-mkimage -O i386-pc -p "(,gpt$ESP_NUMBER)/EFI/BOOT" -o /tmp/core.img $modules biosdisk vga
 
 # BIOS: the first 440 bytes of the disk load core.img, whose first sector says where the rest is.
 [ "$(stat -c %s /tmp/core.img)" -le $((BIOS_SECTORS * 512)) ] || {
@@ -75,7 +75,7 @@ mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NO
 # node gives it a UUID of its own, which no checksum is to depend on.
 files=$DATA_SECTORS
 [ "$files" -le $((FILES_MIB * 2048)) ] || files=$((FILES_MIB * 2048))
-mke2fs -q -F -t ext4 -O metadata_csum_seed -b 4096 -J size=8 -L data -U "$DATA_UUID" \
+mke2fs -q -F -t ext4 -O metadata_csum_seed -b 4096 -J size=8 -L "$DATA_LABEL" -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((files / 8))
 

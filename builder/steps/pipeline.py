@@ -23,6 +23,7 @@ from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_i
 from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
 from builder.steps.overlay import OVERLAY, read_modes, script_lines
 from builder.steps.step import Content, Input, Known, Result, Step
+from updater.contract import PARTITION_DATA, PARTITION_ESP, PARTITIONS
 from updater.grubenv import BootState, render
 from updater.settings import Settings, for_shell
 
@@ -273,7 +274,9 @@ def frame(config: Config) -> Step:
             "SIZE_MIB": str(disk.size_mib),
             "FILES_MIB": str(FILES_MIB),
             "NODE_LABEL": config.node.label,
-            "DATA_UUID": disk["data"].guid,
+            "ESP_NUMBER": str(PARTITIONS.index(PARTITION_ESP) + 1),
+            "DATA_LABEL": PARTITION_DATA,
+            "DATA_UUID": disk[PARTITION_DATA].guid,
             **places,
         },
         outputs=(HEAD, TAIL, END),

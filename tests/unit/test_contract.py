@@ -24,6 +24,7 @@ FREE = {"etc/belay/release"}
 def sources() -> Iterator[Path]:
     """All that runs on a node or before it, apart from the updater, which imports the contract."""
     yield PROJECT / "grub.cfg.in"
+    yield from sorted((PROJECT / "builder/disk").glob("*.sh"))
     for folder in ("initramfs", "rootfs", "site"):
         for path in sorted((PROJECT / folder).rglob("*")):
             if path.is_file() and b"\0" not in path.read_bytes()[:4096]:
