@@ -101,7 +101,6 @@ RUN_PULLING = f"{RUN}/pulling"  # is locked while a server is asked
 NODE_MACTAB = f"{RUN_NODE}/mactab"
 NODE_SSH_HOST_KEY = f"{RUN_NODE}/dropbear_ed25519_host_key"
 NODE_SSH_HOLDERS = f"{RUN_NODE}/authorized_keys"
-NODE_AGE_KEY = f"{RUN_NODE}/age.key"
 
 # --- on data ---
 

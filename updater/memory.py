@@ -153,7 +153,8 @@ class Memory:
 
     def keep_trust(self, trust: Trust) -> None:
         """Raises UpdateError where it can't be kept."""
-        if trust != self.trust():
+        # Releases before this one left no time for the shell.
+        if trust != self.trust() or not self.read(Path(DATA_SIGNED).name):
             self._write_trust(trust)
 
     def _write_trust(self, trust: Trust) -> None:

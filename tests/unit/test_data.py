@@ -79,6 +79,11 @@ def test_the_updater_notes_what_was_signed_last_as_the_shell_reads_it(
     (root / "data/belay").symlink_to(node.memory.folder)
     sh(root, "set_clock_floor")
     assert (root / "set").read_text() == f"@{BUILT + 8}\n"
+    # A release before this one left none.
+    (node.memory.folder / "signed").unlink()
+    node.memory.keep_trust(trust)
+    sh(root, "set_clock_floor")
+    assert (root / "set").read_text() == f"@{BUILT + 8}\n" * 2
 
 
 def test_what_was_repaired_is_told_and_its_log_kept(root: Path) -> None:
