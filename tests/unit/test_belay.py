@@ -18,8 +18,9 @@ import pytest
 from builder.core.paths import PROJECT
 from tests.esp import esp
 from tests.publisher import BUILT, SLOT_SIZE, Publisher, served, slot_bytes
-from updater.__main__ import _in_window, main
+from updater.__main__ import main
 from updater.boot import BootStateFile
+from updater.commands import in_window
 from updater.contract import BAD, GOOD, TRIAL, TRIES
 from updater.disk import Disk
 from updater.errors import UpdateError
@@ -491,7 +492,7 @@ def test_two_at_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("updater.__main__.PATIENCE_S", 0.3)
+    monkeypatch.setattr("updater.turns.PATIENCE_S", 0.3)
     publisher.publish("1.1.0")
     lock = root / "run/belay/lock"
     with lock.open("w") as file:
@@ -527,7 +528,7 @@ def test_write_errors_say_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [("", 3, True), ("22-4", 23, True), ("22-4", 3, True), ("22-4", 4, False), ("2-5", 5, False)],
 )
 def test_the_window(window: str, hour: int, inside: bool) -> None:
-    assert _in_window(window, hour) is inside
+    assert in_window(window, hour) is inside
 
 
 def test_a_look_at_the_state_loads_nothing_heavy(root: Path) -> None:
@@ -549,7 +550,7 @@ def test_one_that_waits_and_is_stopped_is_passed_over(
     root: Path, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is given way to once: by Ctrl-Z nobody ends updates for good."""
-    monkeypatch.setattr("updater.__main__.PATIENCE_S", 0.5)
+    monkeypatch.setattr("updater.turns.PATIENCE_S", 0.5)
     publisher.publish("1.1.0")
     waiting = root / "run/belay/waiting"
     with served(publisher.store.folder) as (url, _), waiting.open("w") as stopped:
