@@ -31,7 +31,7 @@ def bench(c: Context, what: str, times: str = "3", json: bool = False) -> None:
         "update": _update,
     }
     if what not in kinds:
-        raise UserError(f'there is no benchmark "{what}"; there are: {", ".join(kinds)}')
+        raise UserError(f'there is no benchmark "{what}"', f"there are: {', '.join(kinds)}")
     kinds[what](c, whole_number("times", times, 1, 99), json)
 
 

@@ -106,9 +106,10 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     before = current_channel(place, target, keys)
     if before and version_key(before.version) > version_key(channel.version):
         raise UserError(
-            f"channel {target} has {before.version}, which is newer than {channel.version}; nodes "
+            f"channel {target} has {before.version}, which is newer than {channel.version}",
+            "nodes "
             f"go back only by an order: ./inv upload --channel {target} --version "
-            f"{channel.version} --downgrade"
+            f"{channel.version} --downgrade",
         )
     move_channel(replace(channel, channel=target), before, valid_days, place, signer(key))
     say(f"channel {target} has release {channel.version}")

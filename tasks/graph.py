@@ -58,7 +58,7 @@ def explain(c: Context, step: str, json: bool = False) -> None:
     """Say why a step would run now, or that it would not."""
     found = {item.step: item for item in reports()}
     if step not in found:
-        raise UserError(f'there is no step "{step}"; there are: {", ".join(found)}')
+        raise UserError(f'there is no step "{step}"', f"there are: {', '.join(found)}")
     item = found[step]
     if json:
         show_json(asdict(item))

@@ -88,7 +88,7 @@ def write(c: Context, name: str, to: str = "", keys: str = "") -> None:
 
     folder = _folder_of(name)
     if not to and not keys:
-        raise UserError("where to? Give --to PLACE; or --keys FILE, to change who may log in")
+        raise UserError("where to? Give --to PLACE", "or --keys FILE, to change who may log in")
     place = open_place(to) if to else None
     if keys:
         give_keys(folder, holders_of_keys(keys))
@@ -116,7 +116,9 @@ def _folder_of(name: str, place: str = "") -> Path:
 
     folder = Path(place) if place else PRIVATE / name
     if not (folder / "name").is_file():
-        raise UserError(f"{folder}: there are no files of a node; inv node.new {name} makes them")
+        raise UserError(
+            f"{folder}: there are no files of a node", f"inv node.new {name} makes them"
+        )
     return folder
 
 

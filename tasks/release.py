@@ -39,8 +39,8 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     store = store_of(config)
     if store.release(config.os.version).exists():
         raise UserError(
-            f"release {config.os.version} exists already, in {store.folder}; "
-            "a release never changes: take the next version"
+            f"release {config.os.version} exists already, in {store.folder}",
+            "a release never changes: take the next version",
         )
     require_lock(config, sample)
     if config.login.console == "development":

@@ -28,7 +28,7 @@ def shell(c: Context, step: str, command: str = "") -> None:
     with Progress() as progress:
         plan = plan_for(load_config(), [], progress)
         if step not in plan.steps:
-            raise UserError(f'there is no step "{step}"; there are: {", ".join(plan.steps)}')
+            raise UserError(f'there is no step "{step}"', f"there are: {', '.join(plan.steps)}")
         item = plan.steps[step]
         if not item.step.script:
             raise UserError(f"{step} runs on this machine, in no container: see builder/disk")

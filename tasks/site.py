@@ -107,12 +107,12 @@ def _check_version(before: Channel, version: str, digest: str) -> None:
     name, raised = before.channel, f"raise the version in {VERSION_FILE}"
     if version == before.version and digest != before.manifest:
         raise UserError(
-            f"channel {name} has another site {version}: a version never changes; {raised}"
+            f"channel {name} has another site {version}: a version never changes", f"{raised}"
         )
     if version_key(version) < version_key(before.version):
         raise UserError(
-            f"channel {name} has site {before.version}, which is newer than {version}; "
-            f"to bring an older site back, {raised} above that"
+            f"channel {name} has site {before.version}, which is newer than {version}",
+            f"to bring an older site back, {raised} above that",
         )
 
 
@@ -128,7 +128,7 @@ def secret(c: Context, node: str, name: str, file: str = "") -> None:
     from builder.releases.site import FOLDER, encrypted_for
 
     if not NAME.fullmatch(name):
-        raise UserError(f'"{name}" is no name for a secret; wanted small letters, digits, . _ -')
+        raise UserError(f'"{name}" is no name for a secret', "wanted small letters, digits, . _ -")
     try:
         data = Path(file).read_bytes() if file else sys.stdin.buffer.read()
     except OSError as error:

@@ -56,15 +56,17 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     store, keys = store_of(config), trusted_keys()
     versions = store.versions()
     if not versions and not version:
-        raise UserError(f"{store.folder} has no release yet; make one: ./inv release --tag v1.0.0")
+        raise UserError(
+            f"{store.folder} has no release yet", "make one: ./inv release --tag v1.0.0"
+        )
     manifest = store.manifest(version or versions[-1], keys)
     target = target_of(config, to)
     publish.require_channel(target, channel, config.update.channel, new)
     before = publish.current_channel(target, channel, keys)
     if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
         raise UserError(
-            f"channel {channel} has {before.version}, which is newer than {manifest.version}; "
-            "nodes go back only with --downgrade"
+            f"channel {channel} has {before.version}, which is newer than {manifest.version}",
+            "nodes go back only with --downgrade",
         )
     files = publish.missing(store, manifest, target)
     if c.config.run.dry:
@@ -74,8 +76,8 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         return
     if not unverified and not config.update.url:
         raise UserError(
-            "url in [update] of image.toml is where nodes will fetch it, and it is not set; "
-            f"set it, or give --unverified: {UNVERIFIED}"
+            "url in [update] of image.toml is where nodes will fetch it, and it is not set",
+            f"set it, or give --unverified: {UNVERIFIED}",
         )
     if config.publish.tested:
         require_tested(config, store, manifest.version)

@@ -163,25 +163,27 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
     if f"linux-{kernel}" in missing:
         return UserError(
             f'kernel = "{kernel}" in [alpine] of image.toml: the mirror has no package '
-            f"linux-{kernel}; the sample mirror has linux-virt alone: for other kernels, let "
-            "mirror in [alpine] be one of Alpine's"
+            f"linux-{kernel}",
+            "the sample mirror has linux-virt alone: for other kernels, let "
+            "mirror in [alpine] be one of Alpine's",
         )
     if ucode := [name for name in missing if name in MICROCODE_PACKAGES]:
         words = " and ".join(f"!{name}" for name in ucode)
         return UserError(
             f'kernel = "{kernel}" in [alpine] of image.toml wants microcode: the mirror has no '
-            f"package {', '.join(ucode)}; write {words} into rootfs/world to do without"
+            f"package {', '.join(ucode)}",
+            f"write {words} into rootfs/world to do without",
         )
     if missing:
         names = ", ".join(missing)
         return UserError(
-            f"{source}: the mirror has no package {names}; correct the name there, "
-            "or look at the mirror again: ./inv lock --upgrade"
+            f"{source}: the mirror has no package {names}",
+            "correct the name there, or look at the mirror again: ./inv lock --upgrade",
         )
     if tag := re.search(r"world dependency '(\S+)@(\S+)' does not exist", error.output):
         return UserError(
-            f"{source}: {tag[1]}@{tag[2]}: no repository has the tag {tag[2]}; give it to one of "
-            "repositories in [alpine] of image.toml"
+            f"{source}: {tag[1]}@{tag[2]}: no repository has the tag {tag[2]}",
+            "give it to one of repositories in [alpine] of image.toml",
         )
     if masked := _MASKED.search(error.output):
         name, its_tag = masked.groups()

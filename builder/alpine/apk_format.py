@@ -149,10 +149,10 @@ def verify_index(data: bytes, keys: Path, what: str) -> None:
     try:
         streams = gzip_streams(data, content_max=INDEX_MAX)
     except ValueError as error:
-        raise UserError(f"{what}: {error}; it is damaged, or it is no index") from None
+        raise UserError(f"{what}: {error}", "it is damaged, or it is no index") from None
     if len(streams) != 2:  # a third would be content that nobody signed
         raise UserError(
-            f"{what}: is not signed as a whole; wanted a signature by one of the keys in {keys}"
+            f"{what}: is not signed as a whole", f"wanted a signature by one of the keys in {keys}"
         )
     verify_signature(streams[0][1], streams[1][0], keys, what)
 
@@ -183,12 +183,13 @@ def verify_signature(signatures: bytes, signed: bytes, keys: Path, what: str) ->
                 except InvalidSignature:
                     raise UserError(f"{what}: its signature by {match[2]} is wrong") from None
     except tarfile.TarError:
-        raise UserError(f"{what}: its first stream holds no signature; it is damaged") from None
+        raise UserError(f"{what}: its first stream holds no signature", "it is damaged") from None
     by = f"it is signed by {', '.join(found)}" if found else "it is not signed"
     names = ", ".join(sorted(path.name for path in keys.glob("*.pub"))) or "there are none"
     raise UserError(
-        f"{what}: is not signed by any of the keys that count there ({names}); {by}. Name its key "
-        "in image.toml: a file with that very name in keys of [alpine], or key of its repository"
+        f"{what}: is not signed by any of the keys that count there ({names})",
+        f"{by}. Name its key "
+        "in image.toml: a file with that very name in keys of [alpine], or key of its repository",
     )
 
 
@@ -213,13 +214,14 @@ def verify_package(data: bytes, package: Package, what: str) -> None:
     if len(data) != package.size:
         raise UserError(
             f"{what}: has {len(data)} bytes, wanted {package.size}: the mirror is in the middle of "
-            "an update, or the file was cut off; try again later, or another mirror"
+            "an update, or the file was cut off",
+            "try again later, or another mirror",
         )
     try:
         at, _ = _unpacked(data, 0, CONTROL_MAX)
         end, control = _unpacked(data, at, CONTROL_MAX)
     except ValueError as error:
-        raise UserError(f"{what}: {error}; it is damaged: try again, or another mirror") from None
+        raise UserError(f"{what}: {error}", "it is damaged: try again, or another mirror") from None
     if control_checksum(data[at:end]) != package.checksum:
         raise UserError(f"{what}: is not the package that the index names")
     wanted = re.search(r"^datahash = (\w+)$", _package_info(control), re.MULTILINE)

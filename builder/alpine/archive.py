@@ -131,7 +131,8 @@ def fetch_locked(
                 if not places:
                     raise UserError(
                         f"apk.lock: {package.name} is from {package.repository}, which is no "
-                        "repository in image.toml; name it there, or run: ./inv lock --upgrade"
+                        "repository in image.toml",
+                        "name it there, or run: ./inv lock --upgrade",
                     )
                 data = _first_good(places, package.sha256, count)
                 write_atomically(place_of(package.sha256), data)

@@ -101,7 +101,8 @@ def explain_installation(error: CommandError) -> UserError:
 def _special(what: str) -> UserError:
     return UserError(
         f"{what}, which is a device, a pipe or the like: an image holds files, folders and links "
-        "only; leave the package out, or make it at boot"
+        "only",
+        "leave the package out, or make it at boot",
     )
 
 

@@ -33,8 +33,9 @@ def kernel_of(root: Root, packages: Sequence[InstalledPackage]) -> str:
         found = ", ".join(f"{name} of {holders.get(name, 'a script')}" for name in kernels)
         raise UserError(
             f"the packages hold several kernels, and an image has one: {found}; modules of "
-            f"{', '.join(sorted(trees))}; kernel in [alpine] of image.toml brings its own, so take "
-            "the others out of rootfs/world, and what needs them"
+            f"{', '.join(sorted(trees))}",
+            "kernel in [alpine] of image.toml brings its own: take the others out of rootfs/world, "
+            "and what needs them",
         )
     return kernels[0]
 
@@ -52,7 +53,8 @@ def microcode_of(root: Root) -> bytes:
         except (ValueError, IndexError):
             raise UserError(
                 f"{name} of a package is no cpio that is not compressed, as microcode has to be: "
-                "the kernel would find no initramfs behind it; leave the package out"
+                "the kernel would find no initramfs behind it",
+                "leave the package out",
             ) from None
     return b"".join(data + bytes(-len(data) % tarfile.BLOCKSIZE) for data in found.values())
 

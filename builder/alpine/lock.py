@@ -143,9 +143,10 @@ def _parsed(text: str, name: str) -> Lock:
     """A lock from its text. Raises UserError where it is damaged."""
     if re.search("^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
         raise UserError(
-            f"{name}: has marks of a merge conflict. Keep the lines of [users], [groups] and "
-            "[slot_mib] of both sides: there each name once, and in the first two each number "
-            "once; of the rest keep one side; then run ./inv lock"
+            f"{name}: has marks of a merge conflict",
+            "keep the lines of [users], [groups] and [slot_mib] of both sides: there each name "
+            "once, and in the first two each number once; of the rest keep one side; then run "
+            "./inv lock",
         )
     try:
         raw = tomli.loads(text)

@@ -178,8 +178,9 @@ def _check_release(alpine: Alpine, solution: _Solution) -> None:
         release = version.rpartition("-r")[0]
         if name == "alpine-release" and not f"{release}.".startswith(f"{alpine.release}."):
             raise UserError(
-                f"the mirror has Alpine {release}, and {alpine.release} is asked for; mirrors "
-                "keep only the newest of a branch: bring back the lock of that release from git"
+                f"the mirror has Alpine {release}, and {alpine.release} is asked for",
+                "mirrors "
+                "keep only the newest of a branch: bring back the lock of that release from git",
             )
 
 

@@ -98,7 +98,7 @@ class Mirror:
                 if error.errno is not None:
                     raise
                 # A bundle of certificates that isn't where the environment says.
-                raise UserError(f"{shown}: {error}; see REQUESTS_CA_BUNDLE") from None
+                raise UserError(f"{shown}: {error}", "see REQUESTS_CA_BUNDLE") from None
             if failed + 1 < tries:
                 time.sleep(FIRST_PAUSE_S * 2**failed)
         raise Unreachable(f"{shown}: {problem}")
@@ -241,7 +241,7 @@ def _keys_in(folder: Path) -> dict[str, bytes]:
 def _add_keys(found: dict[str, bytes], added: dict[str, bytes], where: str) -> dict[str, bytes]:
     for name, data in added.items():
         if found.setdefault(name, data) != data:
-            raise UserError(f"{where}: {name}: another key has this name; rename one of the two")
+            raise UserError(f"{where}: {name}: another key has this name", "rename one of the two")
     return found
 
 

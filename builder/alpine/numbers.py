@@ -78,7 +78,7 @@ def _unique(numbers: Mapping[str, int], remedy: str) -> None:
     owner: dict[int, str] = {}
     for name, number in numbers.items():
         if (other := owner.setdefault(number, name)) != name:
-            raise UserError(f"{other} and {name} both have the number {number}; {remedy}")
+            raise UserError(f"{other} and {name} both have the number {number}", remedy)
 
 
 def installed_numbers(passwd: str, group: str) -> Numbers:
@@ -94,8 +94,9 @@ def installed_numbers(passwd: str, group: str) -> Numbers:
         for name, number in found.items():
             if not NAME.fullmatch(name) or number > LAST:
                 raise UserError(
-                    f"a package has {name!r} with the number {number} among its {kind}; wanted are "
-                    f"names of ASCII letters, digits, and . _ -, and numbers up to {LAST}"
+                    f"a package has {name!r} with the number {number} among its {kind}",
+                    "wanted are "
+                    f"names of ASCII letters, digits, and . _ -, and numbers up to {LAST}",
                 )
         _unique(found, f"scripts of packages gave it to both {kind}; leave one of the packages out")
         tables.append(found)

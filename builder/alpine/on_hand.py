@@ -50,11 +50,12 @@ def key_file(public: Path = PUBLIC) -> Path:
     if not there:
         raise UserError(
             "available in [alpine] of image.toml: packages on hand need a key that signs their "
-            "index; make it: ./inv key.packages"
+            "index",
+            "make it: ./inv key.packages",
         )
     private = private_keys() / there[0].stem
     if not private.exists():
-        raise UserError(f"{private} is missing: the key of {there[0]}; bring it from its copy")
+        raise UserError(f"{private} is missing: the key of {there[0]}", "bring it from its copy")
     return private
 
 

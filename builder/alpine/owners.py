@@ -44,8 +44,9 @@ def owners_of(folder: Path, root: Root, recorded: dict[str, Owner]) -> dict[str,
         raise UserError(
             f"the install scripts of {', '.join(unknown)} set owners of files, and this kernel "
             "can't tell Belay which (it needs Linux 5.6, and that no other program listens to "
-            'system calls); let docker run the steps (engine = "docker" in [build] of '
-            "image.toml), or build on another machine"
+            "system calls)",
+            'let docker run the steps (engine = "docker" in [build] of '
+            "image.toml), or build on another machine",
         )
     return recorded | {SHADOW: SHADOW_OWNER}
 

@@ -28,8 +28,8 @@ def attributes_of(folder: Path, packages: Sequence[InstalledPackage]) -> bytes:
         if "x" in package.fields.get("f", ""):  # so apk notes what it failed to set
             raise UserError(
                 f"{package.fields['P']}-{package.fields['V']} has extended attributes that can't "
-                "be set here, as the log says; they would be missing in the image: leave the "
-                "package out, or build on a newer kernel"
+                "be set here, as the log says; they would be missing in the image",
+                "leave the package out, or build on a newer kernel",
             )
     lines = []
     path = b""

@@ -253,7 +253,7 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; git checkout {path.name} brings it back") from None
+        raise UserError(f"{path} is missing", f"git checkout {path.name} brings it back") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name}: is not UTF-8 text: {error}") from None
     try:
@@ -302,7 +302,7 @@ def _check_environment(environ: Mapping[str, str]) -> None:
             own = {known.removeprefix("BELAY_") for known in keys | VARIABLES}
             near = difflib.get_close_matches(name.removeprefix("BELAY_"), own, n=1, cutoff=0.7)
             hint = f'did you mean "BELAY_{near[0]}"?' if near else "see docs/configuration.md"
-            raise UserError(f"{name}: there is no such variable; {hint}")
+            raise UserError(f"{name}: there is no such variable", hint)
 
 
 def _variable(section: str, key: str) -> str:

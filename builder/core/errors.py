@@ -8,11 +8,11 @@ from invoke.exceptions import Exit
 class UserError(Exit):
     """Something the user can put right: says where, what was found, what was wanted, what to do.
 
-    `found` is the first of it alone, where the rest, what to do, is known as the `hint`.
+    `found` says where it is and what is wrong, `hint` what to do about it.
     """
 
-    def __init__(self, found: str, hint: str = "", between: str = "; ") -> None:
-        super().__init__(message=f"{found}{between}{hint}" if hint else found, code=1)
+    def __init__(self, found: str, hint: str = "") -> None:
+        super().__init__(message=f"{found}; {hint}" if hint else found, code=1)
         self.found, self.hint = found, hint
 
     def __str__(self) -> str:
@@ -35,4 +35,5 @@ def explained(error: OSError) -> UserError:
     why = REMEDIES.get(error.errno or 0, error.strerror or str(error))
     # A scratch file is nothing that the user knows: its folder is.
     place = str(error.filename or "").partition("/.partial-")[0]
-    return UserError(f"{place}: {why}" if place else why)
+    found, _, hint = why.partition("; ")
+    return UserError(f"{place}: {found}" if place else found, hint)

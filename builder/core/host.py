@@ -67,7 +67,7 @@ def require_programs(names: Iterable[str]) -> None:
     # In the middle of it, nothing could be installed afterwards.
     run([*APT_INSTALL.split(), *packages], log=log, what=what, env=environ, whole=True)
     if still := missing_programs(missing):
-        raise UserError(f"{words} brought no {', '.join(still)}; the output: {log}")
+        raise UserError(f"{words} brought no {', '.join(still)}", f"the output: {log}")
 
 
 def _packages(names: Iterable[str]) -> list[str]:

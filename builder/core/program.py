@@ -7,7 +7,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +21,7 @@ from invoke.parser.context import ParserContext
 from invoke.program import Program
 
 from builder.core.errors import UserError, explained
+from builder.core.output import show_json
 from builder.core.paths import PROJECT
 
 BROKEN_PIPE = 141  # the exit code of a shell's program whose reader went away: 128 + SIGPIPE
@@ -53,6 +55,7 @@ class Inv(Program):
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
         """Run the tasks that the command line names. What a user can put right has no traceback."""
+        self.json = "--json" in (argv or sys.argv)
         for name in ("stdout", "stderr"):  # a program may be started without them
             if getattr(sys, name) is None:
                 setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -71,12 +74,34 @@ class Inv(Program):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(code)
 
+    def parse_tasks(self) -> None:
+        """Parse the command line."""
+        with self._errors_as_json():
+            self._parse_words()
+
     def execute(self) -> None:
         """Run the tasks."""
+        with self._errors_as_json():
+            self._run_tasks()
+
+    @contextmanager
+    def _errors_as_json(self) -> Iterator[None]:
+        """For programs, an error is a result too; a task that fails without a word gave its own."""
+        try:
+            yield
+        except Exit as error:
+            if self.json and error.message:
+                found, hint = str(error.message), ""
+                if isinstance(error, UserError):
+                    found, hint = error.found, error.hint
+                show_json({"error": found, "hint": hint})
+            raise
+
+    def _run_tasks(self) -> None:
         if self.args.dry.value:
             for task in self.tasks:
                 if (name := _typed(task)) not in self.dry:
-                    raise UserError(f"./inv {name} knows no --dry; nothing was done")
+                    raise UserError(f"./inv {name} knows no --dry", "nothing was done")
         try:
             super().execute()
             sys.stdout.flush()
@@ -86,15 +111,14 @@ class Inv(Program):
             raise Exit("interrupted", INTERRUPTED) from None
         except EOFError:
             raise UserError(
-                "the input ended where an answer was wanted; nothing was done"
+                "the input ended where an answer was wanted", "nothing was done"
             ) from None
         except OSError as error:
             if self.args.debug.value:
                 raise
             raise explained(error) from None
 
-    def parse_tasks(self) -> None:
-        """Parse the command line."""
+    def _parse_words(self) -> None:
         words = self.core.unparsed
         if words[:1] == ["help"]:
             words = [*words[1:], "--help"] if words[1:] else []
@@ -115,7 +139,7 @@ class Inv(Program):
         """Raise UserError where the first word is no task: with it all others make no sense."""
         if words and not words[0].startswith("-") and words[0] not in self.collection:
             nearest = _nearest(words[0], self._task_names())
-            raise UserError(f'there is no task "{words[0]}"; {nearest}./inv lists them all')
+            raise UserError(f'there is no task "{words[0]}"', f"{nearest}./inv lists them all")
 
     def _check_options(self, words: Sequence[str]) -> None:
         """Raise UserError where an option is none of the tasks that are named.
@@ -140,8 +164,8 @@ class Inv(Program):
             if word.startswith("--") and not is_value and flag not in known and named:
                 task = _typed(named[0])
                 raise UserError(
-                    f'./inv {task} doesn\'t know "{flag}"; '
-                    f"{_nearest(flag, named[0].flags)}see: ./inv {task} --help"
+                    f'./inv {task} doesn\'t know "{flag}"',
+                    f"{_nearest(flag, named[0].flags)}see: ./inv {task} --help",
                 )
             argument = known.get(flag) if not is_value else None
             is_value = bool(argument and argument.takes_value and not equals)

@@ -24,7 +24,7 @@ def served(folder: Path, address: str = "127.0.0.1", port: int = 0) -> Iterator[
         server = ThreadingHTTPServer((address, port), partial(Quiet, directory=str(folder)))
     except OSError as error:
         remedy = "take another, above 1023 if you are not root"
-        raise UserError(f"port {port} can't be served: {error.strerror}; {remedy}") from None
+        raise UserError(f"port {port} can't be served: {error.strerror}", remedy) from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server.server_address[1]

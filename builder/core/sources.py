@@ -27,7 +27,7 @@ def files_below(folder: Path) -> list[Path]:
             if not LEFT_BEHIND & set(path.relative_to(folder).parts)
         ]
     if odd := [path for path in found if "\n" in path.name]:
-        raise UserError(f"{str(odd[0])!r}: its name has a newline in it; give it another one")
+        raise UserError(f"{str(odd[0])!r}: its name has a newline in it", "give it another one")
     # One that was deleted is tracked still.
     return sorted(path for path in found if path.is_symlink() or path.is_file())
 
@@ -56,8 +56,8 @@ def _kept_by_git(folder: Path) -> list[Path] | None:
     for path in (folder / name for name in names):
         if path.is_dir() and not path.is_symlink():
             raise UserError(
-                f"{path} is a git repository by itself, so git keeps none of its files here; take "
-                "its .git away, or copy its files elsewhere"
+                f"{path} is a git repository by itself, so git keeps none of its files here",
+                "take its .git away, or copy its files elsewhere",
             )
     # Of a folder that is ignored as a whole, git keeps nothing; then nobody meant its rule.
     return [folder / name for name in names] if names else None

@@ -133,7 +133,9 @@ def grub_config(config: Config, disk: Layout) -> str:
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UserError(f"grub.cfg.in: unknown word {match[0]}; known are {', '.join(values)}")
+            raise UserError(
+                f"grub.cfg.in: unknown word {match[0]}", f"known are {', '.join(values)}"
+            )
         return values[match[1]]
 
     return re.sub(r"@([A-Z_]+)@", fill, TEMPLATE.read_text())

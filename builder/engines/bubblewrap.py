@@ -49,7 +49,7 @@ class Bubblewrap:
             said = error.output.strip().splitlines()
             # A job that began has said something else, or nothing.
             if said and said[-1].startswith("bwrap: ") and "execvp" not in said[-1]:
-                raise UserError(said[-1], self.remedy(said[-1]), "\n") from None
+                raise UserError(said[-1], self.remedy(said[-1])) from None
             raise
 
     def check(self) -> str:

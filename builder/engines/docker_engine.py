@@ -162,7 +162,7 @@ class Docker:
         container.reload()
         code = int(result["StatusCode"])
         if container.attrs["State"].get("OOMKilled"):
-            raise UserError(f"{job.name} ran out of memory in docker; give the daemon more")
+            raise UserError(f"{job.name} ran out of memory in docker", "give the daemon more")
         return code, output.getvalue().decode(errors="replace")
 
     def _fetch(self, container: Container, output: Path) -> None:

@@ -43,8 +43,9 @@ def new_identity(name: str, folder: Path, holders: str) -> Identity:
     check_name(name)
     if folder.exists():
         raise UserError(
-            f"{folder} holds a node already; to write its files to a stick, or to give it an SSH "
-            f"key: ./inv node.write {name}; to make new keys for it: ./inv node.new {name} --again"
+            f"{folder} holds a node already",
+            "to write its files to a stick, or to give it an SSH "
+            f"key: ./inv node.write {name}; to make new keys for it: ./inv node.new {name} --again",
         )
     host_key, age_key = Ed25519PrivateKey.generate(), x25519.Identity.generate()
     files = {
@@ -69,7 +70,9 @@ def new_identity(name: str, folder: Path, holders: str) -> Identity:
 def check_name(name: str) -> None:
     """Raise UserError where a node can't be called that."""
     if not NAME.fullmatch(name):
-        raise UserError(f'"{name}" is no name for a node; wanted up to 63 letters, digits, dashes')
+        raise UserError(
+            f'"{name}" is no name for a node', "wanted up to 63 letters, digits, dashes"
+        )
 
 
 def age() -> Any:
@@ -124,8 +127,9 @@ def check_inventory(name: str, again: bool = False, inventory: Path = INVENTORY)
     nodes = read_toml(inventory).get("nodes", {})
     if {"host_key", "age"} & nodes.get(name, {}).keys() and not again:
         raise UserError(
-            f"{inventory}: node {name} has keys there already; to write its files, or to give it "
-            f"an SSH key: ./inv node.write {name}; to make new keys: ./inv node.new {name} --again"
+            f"{inventory}: node {name} has keys there already",
+            f"to write its files, or to give it "
+            f"an SSH key: ./inv node.write {name}; to make new keys: ./inv node.new {name} --again",
         )
     return name in nodes
 
@@ -144,6 +148,6 @@ def add_to_inventory(identity: Identity, again: bool = False, inventory: Path = 
         entry = re.sub(r"(?m)^(host_key|age) *=.*\n?", "", f"{entry}\n").removesuffix("\n")
         text = f"{before}{head}{keys}{entry}{bracket}{rest}"
     else:
-        raise UserError(f"{inventory}: has no line {head.strip()}; add to the node:\n{keys}")
+        raise UserError(f"{inventory}: has no line {head.strip()}", f"add to the node:\n{keys}")
     inventory.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(inventory, text.encode())

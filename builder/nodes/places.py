@@ -43,8 +43,8 @@ def open_place(text: str, hosts: bool = True) -> Place:
     if hosts and "/" not in text and not text.endswith(".img"):
         return Node(text)
     raise UserError(
-        f"{text}: there is no such folder or device; plug the stick in, and look with lsblk what "
-        "it is called"
+        f"{text}: there is no such folder or device",
+        "plug the stick in, and look with lsblk what it is called",
     )
 
 
@@ -56,7 +56,7 @@ class Folder:
         if folder.resolve().is_relative_to("/dev"):
             raise UserError(f"{folder} is a folder in /dev, and what lies there is gone at reboot")
         if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder}: may not be written; mount the stick so that you may")
+            raise UserError(f"{folder}: may not be written", "mount the stick so that you may")
 
     def write(self, folder: Path, volume: Callable[[], bytes]) -> None:
         """See Place.write. Other files there stay."""
@@ -72,7 +72,8 @@ class Device:
         if path.resolve().is_relative_to(CACHE):
             raise UserError(
                 f"{path} leads into the cache, and so into every image that has it: make an image "
-                "for this node: ./inv node.image NAME; or write to a copy"
+                "for this node: ./inv node.image NAME",
+                "or write to a copy",
             )
         mode = path.stat().st_mode
         if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
@@ -83,7 +84,7 @@ class Device:
         elif self.offset is None:
             raise UserError(f"{path} is no disk, and no disk image with a partition for a node")
         if not os.access(path, os.W_OK):
-            raise UserError(f"{path}: may not be written; run this as root")
+            raise UserError(f"{path}: may not be written", "run this as root")
 
     def _partition(self) -> int | None:
         """Where the partition `node` begins, if Belay's layout is there."""
@@ -106,8 +107,8 @@ class Device:
         is_stick = removable.exists() and removable.read_text().strip() == "1"
         if self.offset is None and not is_stick:
             raise UserError(
-                f"{self.path} is no whole removable disk, and may hold your files; "
-                "format it yourself and give the folder it is mounted on"
+                f"{self.path} is no whole removable disk, and may hold your files",
+                "format it yourself and give the folder it is mounted on",
             )
 
     def write(self, folder: Path, volume: Callable[[], bytes]) -> None:

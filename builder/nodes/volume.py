@@ -25,7 +25,7 @@ def volume(folder: Path, label: str, root: Path, engine: Engine) -> bytes:
     """
     files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     if not files:
-        raise UserError(f"{folder}: there are no files of a node; inv node.new makes them")
+        raise UserError(f"{folder}: there are no files of a node", "inv node.new makes them")
     if (size := sum(path.stat().st_size for path in files)) > (NODE_MIB - 1) * MIB:
         raise UserError(f"{folder}: {size // MIB} MiB don't fit into a volume of {NODE_MIB} MiB")
     with tempfile.TemporaryDirectory() as scratch:

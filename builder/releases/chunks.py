@@ -58,7 +58,7 @@ def unpack_xz(packed: Path, target: Path) -> None:
     """
     data = packed.read_bytes()
     if hashlib.sha256(data).hexdigest() != packed.name:
-        raise UserError(f"{packed} is damaged: its SHA-256 is not its name; bring it anew")
+        raise UserError(f"{packed} is damaged: its SHA-256 is not its name", "bring it anew")
     _, *streams = data.split(STREAM)
     try:
         with naming(target):

@@ -28,11 +28,11 @@ Sign = Callable[[bytes, str], bytes]
 def new_key(name: str, public: Path = PUBLIC) -> tuple[Path, Path]:
     """Make a key pair; its private and its public file. Never overwrites one."""
     if not NAME.fullmatch(name):
-        raise UserError(f'"{name}" is no name for a key; wanted small letters, digits, . _ -')
+        raise UserError(f'"{name}" is no name for a key', "wanted small letters, digits, . _ -")
     secret_file, public_file = private_keys() / f"{name}.key", public / f"{name}.pub"
     for path in (secret_file, public_file):
         if path.exists():
-            raise UserError(f"{path} exists already; choose another name")
+            raise UserError(f"{path} exists already", "choose another name")
     pair = KeyPair.generate()
     pair.secret_key.untrusted_comment = f"belay release key {name}"
     pair.public_key.untrusted_comment = f"belay release key {name}"
@@ -53,7 +53,7 @@ def revoke(name: str) -> str:
 
     path = PUBLIC / f"{name}.pub"
     if not path.exists():
-        raise UserError(f"there is no {path}; there are: {', '.join(public_names()) or 'none'}")
+        raise UserError(f"there is no {path}", f"there are: {', '.join(public_names()) or 'none'}")
     key = PublicKey.parse(path.read_bytes(), str(path))
     before = REVOKED.read_text().split() if REVOKED.exists() else []
     write_atomically(REVOKED, "".join(f"{one}\n" for one in sorted({*before, key.id})).encode())
@@ -86,8 +86,8 @@ def _key_file(name: str) -> Path:
     trusted = public_names()
     if name and name not in trusted:
         raise UserError(
-            f"--key {name}: this tree trusts no such key, and nodes would refuse what it signs; "
-            f"it trusts: {', '.join(trusted) or 'none'}"
+            f"--key {name}: this tree trusts no such key, and nodes would refuse what it signs",
+            f"it trusts: {', '.join(trusted) or 'none'}",
         )
     names = [name] if name else trusted
     files = [path for path in (folder / f"{one}.key" for one in names) if path.exists()]
@@ -95,7 +95,7 @@ def _key_file(name: str) -> Path:
         wanted = ", ".join(names) or "none; make one: ./inv key.new"
         raise UserError(f"{folder} has no private key of this image, which trusts: {wanted}")
     if len(files) > 1:
-        raise UserError(f"{folder} has several keys; choose one: --key {files[0].stem}")
+        raise UserError(f"{folder} has several keys", f"choose one: --key {files[0].stem}")
     return files[0]
 
 
@@ -129,8 +129,8 @@ def _passphrase(prompt: str, confirm: bool = False) -> str:
         return done.stdout.rstrip("\n")
     if not sys.stdin.isatty():
         raise UserError(
-            "a passphrase is needed, and nobody is there to type it; "
-            "set BELAY_PASSPHRASE or BELAY_PASSPHRASE_COMMAND"
+            "a passphrase is needed, and nobody is there to type it",
+            "set BELAY_PASSPHRASE or BELAY_PASSPHRASE_COMMAND",
         )
     passphrase = getpass.getpass(prompt)
     if confirm and getpass.getpass("once more: ") != passphrase:

@@ -56,11 +56,13 @@ def config_of_tag(config: Config, tag: str) -> Config:
         raise UserError(f"--tag {tag}: wanted a tag like v1.2.3 or v1.2.3-rc.1")
     commit = git("rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}", nothing=1)
     if commit is None:
-        raise UserError(f"there is no tag {tag}; make it: git tag {tag}")
+        raise UserError(f"there is no tag {tag}", f"make it: git tag {tag}")
     if changed := git("status", "--porcelain"):
-        raise UserError(f"the tree has changes that no commit holds; commit them first:\n{changed}")
+        raise UserError(
+            "the tree has changes that no commit holds", f"commit them first:\n{changed}"
+        )
     if commit != git("rev-parse", "HEAD"):
-        raise UserError(f"this tree is not what {tag} names; bring it: git checkout {tag}")
+        raise UserError(f"this tree is not what {tag} names", f"bring it: git checkout {tag}")
     built = int(git("log", "-1", "--format=%ct", commit) or 0)
     return replace(config, os=replace(config.os, version=version, built=built))
 
@@ -72,19 +74,19 @@ def require_lock(config: Config, sample: bool) -> None:
     is_inside = place.is_relative_to(PROJECT)
     if lock is None or not is_inside or not git("ls-files", "--", str(place)):
         raise UserError(
-            f"{place.name} is in no commit, so this tag says not which packages it has; "
-            f"make it: ./inv lock; then git add {place.name}, commit, and tag that"
+            f"{place.name} is in no commit, so this tag says not which packages it has",
+            f"make it: ./inv lock; then git add {place.name}, commit, and tag that",
         )
     if config.disk.slot_mib == AUTO and config.alpine.kernel not in lock.slots:
         raise UserError(
-            f"{place.name} doesn't say yet how large slots are: ./inv lock; then commit that, and "
-            "tag the commit"
+            f"{place.name} doesn't say yet how large slots are",
+            "run ./inv lock; then commit that, and tag the commit",
         )
     if is_stand_in(lock, config.alpine) and not sample:
         raise UserError(
-            f"{place.name} has the packages of the sample mirror, which get no security updates: "
-            "when Alpine's mirror can be reached, ./inv lock --upgrade; for trying things out: "
-            '--sample, or mirror = "sample" in [alpine]'
+            f"{place.name} has the packages of the sample mirror, which get no security updates",
+            "when Alpine's mirror can be reached: ./inv lock --upgrade; to try things: --sample, "
+            'or mirror = "sample" in [alpine]',
         )
 
 

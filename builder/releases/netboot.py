@@ -66,8 +66,8 @@ def require_slot(manifest: Manifest) -> None:
     if (found := sha256_of(slot)) != manifest.slot.sha256:
         raise UserError(
             f"{slot} has the SHA-256 {found}, and release {manifest.version} has "
-            f"{manifest.slot.sha256}: it was built with another config; "
-            "take away what BELAY_... in the environment changes"
+            f"{manifest.slot.sha256}: it was built with another config",
+            "take away what BELAY_... in the environment changes",
         )
 
 

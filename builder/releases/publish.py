@@ -66,8 +66,8 @@ def missing(store: Store, manifest: Manifest, target: Target) -> list[File]:
             wanted.append(File(path, remote))
         elif name == "manifest.json" and target.get(remote) != path.read_bytes():
             raise UserError(
-                f"{target.name} has another release {manifest.version}: a release never changes; "
-                "take the next version"
+                f"{target.name} has another release {manifest.version}: a release never changes",
+                "take the next version",
             )
     return wanted
 
@@ -94,8 +94,8 @@ def check_channel_name(name: str) -> None:
     """Raise UserError where nodes would refuse a channel of that name."""
     if not NAME.fullmatch(name) or name.endswith(SITE):
         raise UserError(
-            f'"{name}" is no name for a channel; wanted small letters, digits, . _ -, '
-            f"and not {SITE} at its end"
+            f'"{name}" is no name for a channel',
+            f"wanted small letters, digits, . _ -, and not {SITE} at its end",
         )
 
 
@@ -119,7 +119,7 @@ def require_channel(target: Target, name: str, asked: str, new: bool) -> None:
     )
     if not confirmed(f"{found}\nMake a new channel {name}?"):
         guess = f"did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(f"{found}; {guess}To make a new one: --new")
+        raise UserError(found, f"{guess}To make a new one: --new")
 
 
 def channel_names(target: Target) -> list[str]:
@@ -136,7 +136,7 @@ def current_channel(target: Target, name: str, keys: list[PublicKey]) -> Channel
         return open_channel(target.get(f"{CHANNELS}{name}"), keys, name)[0]
     except UpdateError as error:
         raise UserError(
-            f"{target.name}: {error}; remove {CHANNELS}{name} there to publish it anew"
+            f"{target.name}: {error}", f"remove {CHANNELS}{name} there to publish it anew"
         ) from None
 
 

@@ -53,7 +53,7 @@ def encrypted_for(node: str, data: bytes, folder: Path = FOLDER) -> bytes:
         key = pyrage.x25519.Recipient.from_str(entry.get("age", ""))
     except pyrage.RecipientError:
         raise UserError(
-            f"{inventory}: node {node} has no public age key; inv node.new {node} makes it"
+            f"{inventory}: node {node} has no public age key", f"inv node.new {node} makes it"
         ) from None
     sealed: bytes = pyrage.encrypt(data, [key])
     return sealed

@@ -74,7 +74,9 @@ class Store:
         place = self.release(version)
         if not place.exists():
             known = ", ".join(self.versions()) or "none"
-            raise UserError(f"there is no release {version} in {self.folder}; there are: {known}")
+            raise UserError(
+                f"there is no release {version} in {self.folder}", f"there are: {known}"
+            )
         data = (place / "manifest.json").read_bytes()
         signature = (place / "manifest.json.minisig").read_bytes()
         try:

@@ -33,7 +33,7 @@ def sample_mirror(release: str) -> Path:
     wheel = WHEELS.get(release)
     if wheel is None:
         known = ", ".join(sorted(WHEELS))
-        raise UserError(f"there is no sample of Alpine {release}; there is one of: {known}")
+        raise UserError(f"there is no sample of Alpine {release}", f"there is one of: {known}")
     branch = "v" + ".".join(release.split(".")[:2])
     place = CACHE / "sample" / f"{branch}-{wheel.sha256[:12]}-{LAYOUT}"
     if not place.is_dir():

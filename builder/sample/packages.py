@@ -94,7 +94,8 @@ def _entries(package: InstalledPackage, system: System) -> list[Entry]:
         if checksum != file.checksum:
             raise UserError(
                 f"sample mirror: {file.path} of {package.fields['P']}: got {checksum}, wanted "
-                f"{file.checksum}; the PyPI package is not the one that Belay was made for"
+                f"{file.checksum}",
+                "the PyPI package is not the one that Belay was made for",
             )
         if file.path in SYMLINKS or system.files[file.path].is_link:
             entries.append(Entry(file.path, 0o777, target=data.decode()))

@@ -154,7 +154,8 @@ def _download(scratch: Path, tree: Path) -> dict[str, str]:
     if not apt or not shutil.which("dpkg-deb"):
         raise UserError(
             "the sample mirror takes its tools from Debian's packages, and this machine has no "
-            "apt-get and dpkg-deb; set mirror in image.toml to an Alpine mirror that it can reach"
+            "apt-get and dpkg-deb",
+            "set mirror in image.toml to an Alpine mirror that it can reach",
         )
     folders = {name: scratch / name for name in ("state", "lists", "cache")}
     for folder in folders.values():

@@ -52,14 +52,14 @@ def read_modes(modes: Path = MODES, overlay: Path = OVERLAY) -> list[Wanted]:
         mode, owner, group = match[1], match[2], match[3]
         path = os.path.normpath(match[4].strip("/"))
         if (overlay / path).is_symlink():
-            raise UserError(f"{where} {path} is a link, which has no mode; name what it leads to")
+            raise UserError(f"{where} {path} is a link, which has no mode", "name what it leads to")
         if Path(path) not in there:
             ignored = ", that git would keep" if (overlay / path).exists() else ""
             raise UserError(f"{where} there is no file or folder {path} in {overlay}{ignored}")
         if path.startswith("lib/firmware/"):
             raise UserError(f"{where} {path}: what lies in lib/firmware is root's, and 644")
         if path in found:
-            raise UserError(f"{where} {path} has a line already; leave one")
+            raise UserError(f"{where} {path} has a line already", "leave one")
         for name in (owner, group):
             if name.isdigit() and int(name) > LAST:
                 raise UserError(f"{where} found {name}, wanted a name, or a number up to {LAST}")

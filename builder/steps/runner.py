@@ -142,7 +142,7 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
         (place / RECORD).write_text(json.dumps(record, indent=1))
         for name in step.outputs:
             if not (out / name).exists():
-                raise UserError(f"step {step.name} made no {name}; its output: {log}")
+                raise UserError(f"step {step.name} made no {name}", f"its output: {log}")
             (out / name).rename(place / name)
         remove_tree(out)
         remove_tree(written)

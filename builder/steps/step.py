@@ -201,7 +201,7 @@ def tree_digest(path: Path) -> str:
     That is what git keeps; so a clone by another user under another umask has the same hash.
     """
     if not path.exists():
-        raise UserError(f"{path.relative_to(PROJECT)} is missing; git checkout brings it back")
+        raise UserError(f"{path.relative_to(PROJECT)} is missing", "git checkout brings it back")
     total = hashlib.sha256()
     for file in files_below(path) if path.is_dir() else [path]:
         name = os.fsencode(file.relative_to(path))

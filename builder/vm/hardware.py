@@ -45,8 +45,8 @@ def firmware() -> tuple[Path, Path]:
         if Path(code).exists() and Path(variables).exists():
             return Path(code), Path(variables)
     raise UserError(
-        "there is no UEFI firmware for virtual machines; on Debian or Ubuntu, as root: "
-        "apt-get install -y ovmf; or start the machine with --bios"
+        "there is no UEFI firmware for virtual machines",
+        "on Debian or Ubuntu, as root: apt-get install -y ovmf; or start the machine with --bios",
     )
 
 

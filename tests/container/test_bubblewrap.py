@@ -160,7 +160,7 @@ def test_a_host_on_which_bubblewrap_refuses_is_told_what_to_do(
     monkeypatch.setattr("builder.engines.bubblewrap.bwrap_path", lambda: fake)
     with pytest.raises(UserError) as caught:
         run("true")
-    assert str(caught.value).startswith(f"bwrap: {words}\n")
+    assert str(caught.value).startswith(f"bwrap: {words}; ")
     assert remedy in str(caught.value)
     assert ("sysctl" in str(caught.value)) is ("SECCOMP" not in words), "each has its own"
 

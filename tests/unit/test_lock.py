@@ -78,7 +78,7 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
         (
             b"release =",
             b"<<<<<<< HEAD\nrelease =",
-            r"marks of a merge conflict\. Keep the lines of \[us",
+            r"marks of a merge conflict; keep the lines of \[us",
         ),
         (
             b"release =",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import re
 from copy import deepcopy
 
@@ -52,6 +54,34 @@ def test_help_of_a_task_by_both_ways(capsys: pytest.CaptureFixture[str], task: s
 
 def test_help_explains_each_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "build it even when nothing changed" in said(capsys, "image", "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "hint"),
+    [
+        ("explain nothing --json", 'there is no step "nothing"', "there are: "),
+        ("image --jsn --json", './inv image doesn\'t know "--jsn"', "did you mean"),
+        ("--dry lock --json", "./inv lock knows no --dry", "nothing was done"),
+    ],
+)
+def test_with_json_an_error_is_a_result_too(
+    capsys: pytest.CaptureFixture[str], words: str, found: str, hint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Inv(deepcopy(namespace), GROUPS).run(["inv", *words.split()])
+    assert ended.value.code == 1
+    output = capsys.readouterr()
+    error = json.loads(output.out)
+    assert error["error"] == found and error["hint"].startswith(hint)
+    assert output.err.strip().endswith(f"{error['error']}; {error['hint']}"), "for people"
+
+
+def test_an_error_of_the_system_has_a_hint() -> None:
+    error = explained(OSError(errno.ENOSPC, "", "/x/.partial-1/y"))
+    assert (error.found, error.hint) == (
+        "/x: no space left on the disk",
+        "make room, then run it again",
+    )
 
 
 def test_no_option_is_a_bare_int() -> None:
