@@ -2,6 +2,7 @@
 # Installs the system's packages and packs them as out/root.tar; from it builder/alpine/chroot.py makes
 # chroot.tar, with the owners that the packages want.
 #   in/packages, in/keys   all packages, and the keys by which they are trusted
+#   in/settle.sh           makes it the same on every day
 #   $APK_OPTIONS $WORLD    words
 set -eu
 
@@ -26,11 +27,8 @@ done
 # Engines differ in the device nodes that they let apk make. The kernel makes them anyway.
 rm -rf "${root:?}/dev"
 mkdir -p "$root/dev/pts" "$root/dev/shm"
-chmod 755 "$root/lib/apk/exec"
+sh in/settle.sh "$root"
 rm -f "$root/var/log/apk.log" "$root/etc/passwd-" "$root/etc/group-" "$root/etc/shadow-"
-
-# adduser notes the day of today; a password's age means nothing where nobody has one.
-sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:0:/' "$root/etc/shadow"
 
 # By these the owners are found that scripts asked for.
 (cd "$root" && find . -path ./lib/modules -prune -o -exec stat -c '%d %i %n' {} +) >out/inodes

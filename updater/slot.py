@@ -1,6 +1,6 @@
 """A slot image: three squashfs one after the other, the bytes of one slot partition.
 
-    boot       kernel, initramfs and manifest.json; GRUB reads it at the start of the partition
+    boot       kernel and initramfs; GRUB reads it at the start of the partition
     root       the root file system
     modloop    kernel modules and firmware
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 from builder.alpine.apk import world_text
@@ -12,6 +13,7 @@ from builder.core.files import folder_for, remove_tree
 from builder.core.paths import CACHE, PROJECT
 from builder.engines.engine import MOUNT_POINTS, Engine
 
+SETTLE = Path(__file__).with_name("settle.sh")
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
 WORLD = "container"  # what the lock calls it
 RECIPE = 3  # counts up when the same packages are to become another root
@@ -33,16 +35,9 @@ def container_root(packages: PackageSet, engine: Engine) -> Path:
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:
                 (root / name).mkdir(exist_ok=True)
-            (root / "lib/apk/exec").chmod(0o755)  # apk's, by what the engine lets it do
-            _without_day(root / "etc/shadow")
+            subprocess.run(("sh", SETTLE, root), check=True)
     mark_used(place)
     return place / "root"
-
-
-def _without_day(shadow: Path) -> None:
-    """Set the day of the last change of all passwords to 0: scripts of packages put in today."""
-    lines = (line.split(":") for line in shadow.read_text().splitlines())
-    shadow.write_text("".join(":".join([*f[:2], "0", *f[3:]]) + "\n" for f in lines))
 
 
 def export_container(packages: PackageSet, place: Path) -> None:
@@ -51,4 +46,5 @@ def export_container(packages: PackageSet, place: Path) -> None:
     with folder_for(place) as folder:
         shutil.copytree(packages.folder(WORLD), folder / "packages")
         shutil.copytree(packages.keys, folder / "keys")
+        shutil.copy(SETTLE, folder)
         (folder / "world").write_text(world_text(package_names()))

@@ -16,10 +16,11 @@ from builder.core.errors import UserError
 from builder.core.paths import LOGS
 from builder.disk.layout import SECTOR
 from builder.disk.table import read_table
-from builder.engines.engine import Engine, Job
+from builder.engines.engine import SCRIPT_ARGV, Engine, Job
 from updater import slot
 
 GPT_MAGIC = b"EFI PART"
+UNSQUASHFS = Path(__file__).with_name("unsquashfs.sh")
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,10 @@ class Lister:
                         yield f"{part.name}/{name}", found
 
     def _squashfs(self, path: Path) -> Iterator[tuple[str, File]]:
-        script = """
-            unsquashfs -lln in/squashfs >out/listing
-            unsquashfs -no-progress -quiet -d /tmp/all in/squashfs >/dev/null
-            cd /tmp/all && find . -type f -exec sha256sum {} + >/srv/out/hashes
-        """
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder)
-            job = Job("unsquashfs", self.root, ("/bin/sh", "-euc", script), out, {"squashfs": path})
+            inputs = {"script": UNSQUASHFS, "squashfs": path}
+            job = Job("unsquashfs", self.root, SCRIPT_ARGV, out, inputs)
             self.engine.run(job, LOGS / "diff.log")
             hashes = {}
             for line in (out / "hashes").read_text().splitlines():

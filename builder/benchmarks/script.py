@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.core.paths import BUILD, LOGS
-from builder.engines.engine import Job
+from builder.engines.engine import SCRIPT_ARGV, Job
 from builder.steps.plan import Plan
 
 HERE = Path(__file__).parent
@@ -16,8 +16,8 @@ def run_script(
     plan: Plan, name: str, out: Path, inputs: Mapping[str, Path], env: Mapping[str, str]
 ) -> None:
     """Run `NAME.sh`, which leaves in `out` what it makes. Raises CommandError."""
-    argv = ("/bin/sh", "-eu", "in/script")
-    job = Job(name, plan.root, argv, out, {"script": HERE / f"{name}.sh", **inputs}, env)
+    inputs = {"script": HERE / f"{name}.sh", **inputs}
+    job = Job(name, plan.root, SCRIPT_ARGV, out, inputs, env)
     plan.engine.run(job, LOGS / f"bench-{name}.log")
 
 

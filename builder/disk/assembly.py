@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.core.files import copy_sparse_to, sha256_of
+from builder.core.files import copy_sparse_to
 from builder.disk.table import read_table
 from updater.contract import (
     PARTITION_SLOT_A,
@@ -17,10 +17,10 @@ BLOCK = 1 << 20
 HEAD, TAIL, END = "frame.head", "frame.tail", "frame.end"
 
 
-def note_identity(folder: Path, _inputs: Mapping[str, Path]) -> None:
-    """Write size and SHA-256 of the squashfs in `folder` beside it, as NAME.identity."""
+def note_size(folder: Path, _inputs: Mapping[str, Path]) -> None:
+    """Write how many bytes the squashfs in `folder` has beside it, as NAME.size."""
     (path,) = folder.glob("*.squashfs")
-    path.with_suffix(".identity").write_text(f"{path.stat().st_size} {sha256_of(path)}\n")
+    path.with_suffix(".size").write_text(f"{path.stat().st_size}\n")
 
 
 def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:

@@ -1,9 +1,8 @@
 #!/bin/sh
 # Makes the slot's boot part, out/boot.squashfs; builder/disk/assembly.py joins it with the others.
 #   in/vmlinuz in/initramfs
-#   in/root in/modloop      size and SHA-256 of the other parts
+#   in/root.size in/modloop.size        bytes of the other parts
 #   in/root.sizes in/modloop.sizes      what lies in them: KiB, and a name
-#   $OS_NAME $OS_VERSION $ARCH
 #   $SLOT_MIB      the room there is, or auto: what this will show
 set -eu
 
@@ -12,32 +11,13 @@ mkdir "$boot"
 cp in/vmlinuz in/initramfs "$boot/"
 chmod 644 "$boot"/*
 
-# One line of the manifest: part $1 has size $2 and SHA-256 $3.
-entry() {
-	printf '  "%s": {"size": %s, "sha256": "%s"}' "$@"
-}
-# The same of a file of the boot part.
-file_entry() {
-	entry "$1" "$(stat -c %s "$boot/$1")" "$(sha256sum "$boot/$1" | cut -d' ' -f1)"
-}
-# shellcheck disable=SC2046 # an identity is two words
-{
-	printf '{\n  "os": "%s",\n  "version": "%s",\n  "arch": "%s",\n' "$OS_NAME" "$OS_VERSION" "$ARCH"
-	file_entry vmlinuz && echo ,
-	file_entry initramfs && echo ,
-	entry root $(cat in/root) && echo ,
-	entry modloop $(cat in/modloop) && echo
-	echo '}'
-} >out/manifest.json
-mv out/manifest.json "$boot/manifest.json"
-
 mksquashfs "$boot" out/boot.squashfs -noappend -no-progress -quiet -mem 128M \
 	-comp gzip -noI -noD -noF -noX -b 1M -no-exports -no-xattrs -all-root \
 	-mkfs-time 0 -all-time 0
 
 [ "$SLOT_MIB" != auto ] || exit 0
 size=0
-for part in "$(stat -c %s out/boot.squashfs)" "$(cut -d' ' -f1 in/root)" "$(cut -d' ' -f1 in/modloop)"; do
+for part in "$(stat -c %s out/boot.squashfs)" "$(cat in/root.size)" "$(cat in/modloop.size)"; do
 	size=$((size + part))
 done
 room=$((SLOT_MIB * 1024 * 1024))

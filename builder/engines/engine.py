@@ -34,6 +34,8 @@ BASE_ENV = {
     "TZ": "UTC",
 }
 
+# Runs the input `script`.
+SCRIPT_ARGV = ("/bin/sh", "-eu", "in/script")
 # What a root needs for a job to run in it; the engines mount something on each.
 MOUNT_POINTS = ("dev", "proc", "run", "srv", "tmp")
 

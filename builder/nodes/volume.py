@@ -8,14 +8,10 @@ from pathlib import Path
 from builder.core.errors import UserError
 from builder.core.paths import LOGS
 from builder.disk.layout import NODE_MIB
-from builder.engines.engine import Engine, Job
+from builder.engines.engine import SCRIPT_ARGV, Engine, Job
 
 MIB = 1 << 20
-_SCRIPT = r"""
-truncate -s "${MIB}M" out/volume
-mkfs.vfat -F $BITS -s 1 -n "$LABEL" out/volume >/dev/null
-MTOOLS_SKIP_CHECK=1 mcopy -s -Q -i out/volume in/files/* ::/
-"""
+_SCRIPT = Path(__file__).with_suffix(".sh")
 
 
 def volume(folder: Path, label: str, root: Path, engine: Engine) -> bytes:
@@ -46,5 +42,5 @@ def write_fat(folder: Path, label: str, image: Path, root: Path, engine: Engine)
 
 
 def _run(folder: Path, out: Path, env: dict[str, str], root: Path, engine: Engine) -> None:
-    script = ("/bin/sh", "-euc", _SCRIPT)
-    engine.run(Job("volume", root, script, out, {"files": folder}, env), LOGS / "volume.log")
+    inputs = {"script": _SCRIPT, "files": folder}
+    engine.run(Job("volume", root, SCRIPT_ARGV, out, inputs, env), LOGS / "volume.log")

@@ -12,6 +12,7 @@ from builder.alpine import on_hand
 from builder.alpine.apk import options
 from builder.alpine.apk_format import INDEX
 from builder.alpine.chroot import explain_installation, pack_chroot
+from builder.alpine.container import SETTLE
 from builder.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
 from builder.alpine.numbers import Numbers
 from builder.alpine.package_set import PackageSet
@@ -19,7 +20,7 @@ from builder.alpine.worlds import INITRAMFS, SYSTEM, node_world
 from builder.core import contract
 from builder.core.config import Config
 from builder.core.paths import PROJECT
-from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_identity
+from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_size
 from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
 from builder.steps.overlay import OVERLAY, read_modes, script_lines
 from builder.steps.step import Content, Input, Known, Result, Step
@@ -63,6 +64,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
         name="chroot",
         script=PROJECT / "rootfs" / "chroot.sh",
         inputs={
+            "settle.sh": SETTLE,
             "packages": Known(packages.folder(SYSTEM), packages.lock.digest(SYSTEM)),
             "keys": Known(packages.keys, ""),  # which key signed a package doesn't change it
         },
@@ -140,8 +142,8 @@ def modloop(config: Config) -> Step:
             **own_inputs,
         },
         env={"MODULES": " ".join(config.modloop.modules)},
-        outputs=("modloop.squashfs", "modloop.identity", "modloop.sizes"),
-        finish=note_identity,
+        outputs=("modloop.squashfs", "modloop.size", "modloop.sizes"),
+        finish=note_size,
     )
 
 
@@ -217,8 +219,8 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "NTP": " ".join(config.node.ntp),
             "ARCH": config.alpine.arch,
         },
-        outputs=("root.squashfs", "root.identity", "root.sizes"),
-        finish=note_identity,
+        outputs=("root.squashfs", "root.size", "root.sizes"),
+        finish=note_size,
     )
 
 
@@ -234,17 +236,12 @@ def slot(config: Config) -> Step:
         inputs={
             "vmlinuz": Result("chroot", "vmlinuz"),
             "initramfs": Result("initramfs", "initramfs"),
-            "root": Result("rootfs", "root.identity"),
-            "modloop": Result("modloop", "modloop.identity"),
+            "root.size": Result("rootfs", "root.size"),
+            "modloop.size": Result("modloop", "modloop.size"),
             "root.sizes": Result("rootfs", "root.sizes"),
             "modloop.sizes": Result("modloop", "modloop.sizes"),
         },
-        env={
-            "OS_NAME": config.os.name,
-            "OS_VERSION": config.os.version,
-            "ARCH": config.alpine.arch,
-            "SLOT_MIB": str(config.disk.slot_mib or "auto"),
-        },
+        env={"SLOT_MIB": str(config.disk.slot_mib or "auto")},
         outputs=(SLOT.file,),
         finish=join_parts,
         host_inputs={

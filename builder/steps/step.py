@@ -16,7 +16,7 @@ from builder.core.commands import CommandError
 from builder.core.errors import UserError
 from builder.core.paths import CACHE, PROJECT
 from builder.core.sources import files_below, gather
-from builder.engines.engine import BASE_ENV, Job
+from builder.engines.engine import BASE_ENV, SCRIPT_ARGV, Job
 
 # What a line of a module imports of the project; several names may be in brackets.
 IMPORT = re.compile(
@@ -76,7 +76,7 @@ class Step:
     @property
     def argv(self) -> tuple[str, ...]:
         """What runs in the container."""
-        return ("/bin/sh", "-eu", "in/script")
+        return SCRIPT_ARGV
 
     @property
     def all_inputs(self) -> dict[str, Input]:
