@@ -82,8 +82,8 @@ class Toolbox:
     def packages(self, *names: str) -> bool:
         """Install packages: those on hand, or of the mirror that the node has."""
         database = _read(self.root + INSTALLED).decode(errors="replace")
-        there = {line[2:] for line in database.splitlines() if line.startswith("P:")}
-        missing = [name for name in names if name not in there]
+        installed = {line[2:] for line in database.splitlines() if line.startswith("P:")}
+        missing = [name for name in names if name not in installed]
         if not missing:
             return False
         self._run("apk", "add", "--quiet", "--no-progress", *missing)

@@ -49,7 +49,10 @@ def _build(_context: Context, times: int, json: bool) -> None:
             usages.append(usage)
     if json:
         show_json(
-            {"builds": [asdict(one) for one in timings], "lts": [asdict(one) for one in usages]}
+            {
+                "builds": [asdict(figure) for figure in timings],
+                "lts": [asdict(figure) for figure in usages],
+            }
         )
         return
     floor = next(timing.seconds for timing in timings if timing.what == FLOOR)
@@ -73,8 +76,13 @@ def _boot(c: Context, _times: int, json: bool) -> None:
         show_json({"boots": [asdict(figure) for figure in figures], "idle": asdict(idle)})
         return
     rows = [
-        (one.what, f"{one.seconds:.1f}", f"{one.services_seconds:.1f}", f"{one.mib:.0f}")
-        for one in figures
+        (
+            figure.what,
+            f"{figure.seconds:.1f}",
+            f"{figure.services_seconds:.1f}",
+            f"{figure.mib:.0f}",
+        )
+        for figure in figures
     ]
     table(("seconds until", "the login", "all services", "MiB"), rows)
     say(
@@ -102,4 +110,7 @@ def _update(c: Context, times: int, json: bool) -> None:
     if json:
         show_json([asdict(figure) for figure in figures])
         return
-    table(("", "figure", ""), [(one.what, f"{one.value:.2f}", one.unit) for one in figures])
+    table(
+        ("", "figure", ""),
+        [(figure.what, f"{figure.value:.2f}", figure.unit) for figure in figures],
+    )

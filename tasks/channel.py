@@ -52,16 +52,16 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
     else:
         rows = [
             (
-                one["channel"],
-                one.get("version", ""),
-                _day(one.get("signed")),
-                _day(one.get("expires")),
-                one["state"],
+                row["channel"],
+                row.get("version", ""),
+                _day(row.get("signed")),
+                _day(row.get("expires")),
+                row["state"],
             )
-            for one in found
+            for row in found
         ]
         table(("channel", "release", "signed", "expires", ""), rows)
-    if any(one["state"] != VALID for one in found):
+    if any(row["state"] != VALID for row in found):
         raise Exit(code=1)
 
 
@@ -98,12 +98,12 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     check_channel_name(source)
     config, keys = load_config(), trusted_keys()
     valid_days = whole_number("days", days, 1, DAYS_MAX) if days else config.publish.days
-    place = target_of(config, to)
-    channel = current_channel(place, source, keys)
+    server = target_of(config, to)
+    channel = current_channel(server, source, keys)
     if channel is None:
-        raise UserError(f"{place.name} has no channel {source}")
-    require_channel(place, target, config.update.channel, new)
-    before = current_channel(place, target, keys)
+        raise UserError(f"{server.name} has no channel {source}")
+    require_channel(server, target, config.update.channel, new)
+    before = current_channel(server, target, keys)
     if before and version_key(before.version) > version_key(channel.version):
         raise UserError(
             f"channel {target} has {before.version}, which is newer than {channel.version}",
@@ -111,7 +111,7 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             f"go back only by an order: ./inv upload --channel {target} --version "
             f"{channel.version} --downgrade",
         )
-    move_channel(replace(channel, channel=target), before, valid_days, place, signer(key))
+    move_channel(replace(channel, channel=target), before, valid_days, server, signer(key))
     say(f"channel {target} has release {channel.version}")
 
 

@@ -48,13 +48,13 @@ def _names(upgrade: str | bool, config: Config) -> tuple[str, ...]:
     if isinstance(upgrade, bool):
         return ()
     names = tuple(upgrade.split(","))
-    place = lock_file(config)
-    former = read_lock(place)
+    path = lock_file(config)
+    former = read_lock(path)
     packages = former.packages.values() if former else ()
-    there = {package.name for some in packages for package in some}
+    known = {package.name for some in packages for package in some}
     for name in names:
-        if name not in there:
-            raise UserError(f"{place}: found no package {name}, so it can't be upgraded")
+        if name not in known:
+            raise UserError(f"{path}: found no package {name}, so it can't be upgraded")
     return names
 
 

@@ -47,7 +47,7 @@ def new(
 
     check_name(name)
     holders = holders_of_keys(keys)
-    place = (
+    target = (
         open_place(usb, hosts=False) if usb else None
     )  # before there are keys that nothing can take
     folder = PRIVATE / name
@@ -60,8 +60,8 @@ def new(
     except UserError:
         remove_tree(folder)  # nobody knows these keys
         raise
-    if place:
-        _bring(folder, place)
+    if target:
+        _bring(folder, target)
     if json:
         show_json(asdict(identity))
     else:
@@ -89,32 +89,32 @@ def write(c: Context, name: str, to: str = "", keys: str = "") -> None:
     folder = _folder_of(name)
     if not to and not keys:
         raise UserError("where to? Give --to PLACE", "or --keys FILE, to change who may log in")
-    place = open_place(to) if to else None
+    target = open_place(to) if to else None
     if keys:
         give_keys(folder, holders_of_keys(keys))
         say(f"{folder}: who may log in is changed")
-    if place:
-        _bring(folder, place)
+    if target:
+        _bring(folder, target)
     else:
         say(f"to bring it to the node: ./inv node.write {name} --to PLACE")
 
 
-def _bring(folder: Path, place: Place) -> None:
+def _bring(folder: Path, target: Place) -> None:
     def made() -> bytes:
         config = load_config()
         with Progress() as progress:
             plan = plan_for(config, ["chroot"], progress)
         return volume(folder, config.node.label, plan.root, plan.engine)
 
-    place.write(folder, made)
-    say(f"{place.name}: has the node's files; it reads them when it boots")
+    target.write(folder, made)
+    say(f"{target.name}: has the node's files; it reads them when it boots")
 
 
-def _folder_of(name: str, place: str = "") -> Path:
+def _folder_of(name: str, given: str = "") -> Path:
     """The folder with a node's files. Raises UserError where there are none."""
     from builder.nodes.identity import PRIVATE
 
-    folder = Path(place) if place else PRIVATE / name
+    folder = Path(given) if given else PRIVATE / name
     if not (folder / "name").is_file():
         raise UserError(
             f"{folder}: there are no files of a node", f"inv node.new {name} makes them"

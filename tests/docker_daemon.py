@@ -34,12 +34,12 @@ def own_podman() -> Iterator[str]:
     if not shutil.which("podman"):
         raise NoDaemon("podman is not installed (Debian: podman)")
     folder = Path(tempfile.mkdtemp(prefix="bp-", dir="/tmp"))
-    places = [f"--{name}={folder / name}" for name in ("root", "runroot")]
+    options = [f"--{name}={folder / name}" for name in ("root", "runroot")]
     how = ["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=file"]
     service = ["system", "service", "--time=0", f"unix://{folder / 'sock'}"]
     with (folder / "log").open("wb") as sink:
         process = subprocess.Popen(
-            ["podman", *places, *how, *service],
+            ["podman", *options, *how, *service],
             stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:

@@ -54,7 +54,7 @@ class Reader:
     def __init__(self, folder: Path, stands_for: dict[str, str]) -> None:
         self.root = folder / "belay"
         self.stands_for = stands_for
-        self.said = ""
+        self.output = ""
         self._background: list[subprocess.Popen[bytes]] = []
         copy_project(self.root)
         (self.root / ".venv").symlink_to(PROJECT / ".venv")
@@ -110,7 +110,7 @@ class Reader:
             timeout=COMMAND_TIMEOUT_S,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}"
-        self.said += done.stdout
+        self.output += done.stdout
 
     def start(self, command: str) -> pexpect.spawn[str]:
         """Start a command that goes on, with a terminal."""
@@ -119,13 +119,13 @@ class Reader:
             encoding="utf-8", codec_errors="replace", timeout=BOOT_TIMEOUT_S,
         )  # fmt: skip
 
-    def boot(self, command: str, on_node: str = "", said: str = "") -> None:
+    def boot(self, command: str, on_node: str = "", pattern: str = "") -> None:
         """Boot a machine as far as its login, run a command there if one is given; end it.
 
-        `said` is a pattern of what `inv` has to say before.
+        `pattern` is a pattern of what `inv` has to say before.
         """
         console = self.start(command)
-        console.expect(said)
+        console.expect(pattern)
         console.expect("login: ")
         if on_node:
             console.sendline("root")

@@ -94,17 +94,17 @@ def copy_project(folder: Path) -> None:
             shutil.copy(PROJECT / name, folder / name, follow_symlinks=False)
 
 
-def cache_with_results_apart(place: Path) -> Path:
+def cache_with_results_apart(folder: Path) -> Path:
     """A cache that has all that the user's has; but the gigabytes that are made go to `place`."""
-    results = place / "results"
+    results = folder / "results"
     results.mkdir(parents=True)
     (CACHE / "chunks").mkdir(parents=True, exist_ok=True)  # packed once for all tests
     for path in CACHE.iterdir():
         if path.name not in ("results", "locks"):
-            (place / path.name).symlink_to(path)
+            (folder / path.name).symlink_to(path)
     for path in (CACHE / "results").glob("*"):
         (results / path.name).symlink_to(path)
-    return place
+    return folder
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:

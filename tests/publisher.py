@@ -87,9 +87,9 @@ class Publisher:
             "signed": NOW, "expires": NOW + DAY, **other,
         }  # fmt: skip
         channel = Channel(**values)
-        place = self.store.folder / "channels" / channel.channel
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(channel_file(channel, sign or self.key.sign))
+        path = self.store.folder / "channels" / channel.channel
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(channel_file(channel, sign or self.key.sign))
 
     def publish(self, version: str, **other: Any) -> Manifest:
         """Both."""
@@ -129,12 +129,12 @@ class FileNode:
         self.node = self.node._replace(**values)
         self.memory = Memory(self.node, lambda: self.clock, lambda: self.clock_is_kept)
 
-    def updater(self, place: str) -> Updater:
-        return Updater(self.node, open_source(place), self.memory, sleep=lambda _: None)
+    def updater(self, source: str) -> Updater:
+        return Updater(self.node, open_source(source), self.memory, sleep=lambda _: None)
 
-    def update(self, place: str) -> Manifest:
+    def update(self, source: str) -> Manifest:
         """Take what the channel has."""
-        updater = self.updater(place)
+        updater = self.updater(source)
         offer = updater.offered()
         updater.install(offer.manifest)
         return offer.manifest

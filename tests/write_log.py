@@ -26,9 +26,9 @@ class Write:
     offset: int
     data: bytes
 
-    def touches(self, place: Place) -> bool:
+    def touches(self, partition: Place) -> bool:
         """Whether something of a partition was written."""
-        return self.offset < place.end and self.offset + len(self.data) > place.offset
+        return self.offset < partition.end and self.offset + len(self.data) > partition.offset
 
 
 def writes(log: Path) -> Iterator[Write]:

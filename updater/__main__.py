@@ -59,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     def without_node(
         name: str, about: str, run: Callable[[Options], Answer]
     ) -> argparse.ArgumentParser:
-        one = known.add_parser(name, help=about, description=about)
-        one.add_argument("--json", action="store_true", help="answer in JSON")
-        one.set_defaults(run=run)
-        return one
+        subparser = known.add_parser(name, help=about, description=about)
+        subparser.add_argument("--json", action="store_true", help="answer in JSON")
+        subparser.set_defaults(run=run)
+        return subparser
 
     def command(
         name: str, about: str, run: Callable[[Belay, Options], Answer]
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command(
         "check",
         "ask whether there is a newer release",
-        lambda belay, options: commands.check(belay, options.place),
+        lambda belay, options: commands.check(belay, options.source),
     )
     update = command(
         "update",
@@ -87,11 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     pull = command(
         "pull",
         "update if it is time for it, and reboot (a service does it)",
-        lambda belay, options: commands.pull(belay, options.place),
+        lambda belay, options: commands.pull(belay, options.source),
     )
-    for one in (check, update, pull):
-        one.add_argument(
-            "--from", dest="place", default="", help="a URL, a folder or a tar to take it from"
+    for subparser in (check, update, pull):
+        subparser.add_argument(
+            "--from", dest="source", default="", help="a URL, a folder or a tar to take it from"
         )
     update.add_argument("--to", default="", metavar="VERSION", help="this release")
     update.add_argument("--reinstall", action="store_true", help="the running release once more")
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _wish(options: Options) -> Wish:
-    return Wish(options.place, options.to, options.reinstall, options.again, options.reboot)
+    return Wish(options.source, options.to, options.reinstall, options.again, options.reboot)
 
 
 def _belay(options: Options) -> Belay:

@@ -35,12 +35,12 @@ class BootStateFile:
     def read(self) -> BootState:
         """The state; the default one where neither file holds one, as GRUB does it too."""
         with Disk(self.esp) as disk:
-            for place in self._places(disk):
+            for offset in self._offsets(disk):
                 with suppress(ValueError):
-                    return grubenv.parse(disk.read(place, SIZE))
+                    return grubenv.parse(disk.read(offset, SIZE))
         return BootState()
 
-    def _places(self, disk: Disk) -> list[int]:
+    def _offsets(self, disk: Disk) -> list[int]:
         """Where the files begin that there are, the copy last. Raises UpdateError."""
         found, problem = [], None
         for name in (FILE, COPY):
@@ -56,17 +56,17 @@ class BootStateFile:
         """Change the state; when this returns, the disk has it."""
         data = grubenv.render(state)
         with Disk(self.esp, write=True) as disk:
-            for place in reversed(self._places(disk)):
-                self._write(disk, place, data)
+            for offset in reversed(self._offsets(disk)):
+                self._write(disk, offset, data)
 
-    def _write(self, disk: Disk, place: int, data: bytes) -> None:
+    def _write(self, disk: Disk, offset: int, data: bytes) -> None:
         sector, rest = data[:FIRST_SECTOR], data[FIRST_SECTOR:]
-        if disk.read(place, SIZE)[FIRST_SECTOR:] != rest:  # nonsense, which GRUB would read
-            disk.write(place + FIRST_SECTOR, rest, FIRST_SECTOR)
+        if disk.read(offset, SIZE)[FIRST_SECTOR:] != rest:  # nonsense, which GRUB would read
+            disk.write(offset + FIRST_SECTOR, rest, FIRST_SECTOR)
             disk.flush()
-        disk.write(place, sector, FIRST_SECTOR)
+        disk.write(offset, sector, FIRST_SECTOR)
         disk.flush()
-        if disk.read(place, FIRST_SECTOR) != sector:
+        if disk.read(offset, FIRST_SECTOR) != sector:
             raise UpdateError(f"{self.esp}: the disk did not keep the boot state")
 
 
@@ -94,11 +94,11 @@ def find(disk: Readable, file: bytes) -> int:
     cluster_size = per_cluster * sector
     fat_at = reserved * sector
     data_at = fat_at + fats * fat_sectors * sector
-    there = min(sectors * sector, disk.size) - data_at
-    end = 2 + min(there // cluster_size, fat_sectors * sector // 4 - 2)
+    space = min(sectors * sector, disk.size) - data_at
+    end = 2 + min(space // cluster_size, fat_sectors * sector // 4 - 2)
     damaged = UpdateError(f"{disk.path}: the entry of {_shown(file)} is damaged")
 
-    def place(cluster: int) -> int:
+    def byte_of(cluster: int) -> int:
         if not 2 <= cluster < end:
             raise damaged
         return int(data_at + (cluster - 2) * cluster_size)
@@ -113,7 +113,7 @@ def find(disk: Readable, file: bytes) -> int:
     for name in (*FOLDERS, file):
         found = None
         while found is None:
-            folder = disk.read(place(cluster), cluster_size)
+            folder = disk.read(byte_of(cluster), cluster_size)
             for at in range(0, len(folder), _ENTRY):
                 if folder[at : at + 11] == name:
                     high, low, size = struct.unpack_from("<20xH4xHI", folder, at)
@@ -126,12 +126,14 @@ def find(disk: Readable, file: bytes) -> int:
                     raise UpdateError(f"{disk.path} has no EFI/BOOT/{_shown(name)}")
         cluster = found
     last = cluster + max(0, SIZE - 1) // cluster_size
-    begin, chain = place(cluster), range(cluster, last + 1)
+    begin, chain = byte_of(cluster), range(cluster, last + 1)
     wanted = [*range(cluster + 1, last + 1), _END]
-    place(last)
+    byte_of(last)
     if size != SIZE or folders.intersection(chain):
         raise damaged
-    if any(min(following(one), _END) != then for one, then in zip(chain, wanted, strict=True)):
+    if any(
+        min(following(cluster), _END) != then for cluster, then in zip(chain, wanted, strict=True)
+    ):
         raise damaged
     return begin
 

@@ -53,9 +53,9 @@ def status(belay: Belay) -> Answer:
     return Answer(values, tuple(lines))
 
 
-def check(belay: Belay, place: str = "") -> Answer:
-    """Ask whether there is a newer release, at `place` or at the node's server."""
-    channel = _updater(belay, place).channel()
+def check(belay: Belay, source: str = "") -> Answer:
+    """Ask whether there is a newer release, at `source` or at the node's server."""
+    channel = _updater(belay, source).channel()
     news, tried = channel.version != belay.node.system.version, belay.memory.tried_before()
     what = "is there" if news else "is running already"
     if news and tried and tried.version == channel.version and tried.rejected:
@@ -66,12 +66,12 @@ def check(belay: Belay, place: str = "") -> Answer:
 
 
 class Wish(NamedTuple):
-    """Which release is wanted: from `place`, the version `to`, or the running one once more.
+    """Which release is wanted: from `source`, the version `to`, or the running one once more.
 
     `again`: even if it was rejected before; `by_service`: nobody asked.
     """
 
-    place: str = ""
+    source: str = ""
     to: str = ""
     reinstall: bool = False
     again: bool = False
@@ -82,8 +82,8 @@ class Wish(NamedTuple):
 def update(belay: Belay, wish: Wish) -> Answer:
     """Bring a release into the other slot, to be tried at the next boot."""
     node, memory = belay.node, belay.memory
-    with alone(node, 0 if wish.by_service and not wish.place else -1):
-        updater = _updater(belay, wish.place, giving_way(node))
+    with alone(node, 0 if wish.by_service and not wish.source else -1):
+        updater = _updater(belay, wish.source, giving_way(node))
         manifest = _wanted(updater, wish)
         if manifest is None:
             version = node.system.version
@@ -259,14 +259,14 @@ def give_up(belay: Belay, why: str) -> Answer:
     return Answer({})
 
 
-def pull(belay: Belay, place: str = "") -> Answer:
+def pull(belay: Belay, source: str = "") -> Answer:
     """Update, if it is time for it, and reboot: as a service does it.
 
     Whoever plugs in a stick doesn't want to wait for the window.
     """
     node, memory = belay.node, belay.memory
     answer = Answer({"version": node.system.version, "installed": False})
-    if not place and not in_window(node.settings.window, time.localtime().tm_hour):
+    if not source and not in_window(node.settings.window, time.localtime().tm_hour):
         return answer
     failures: list[UpdateError] = []
 
@@ -281,10 +281,10 @@ def pull(belay: Belay, place: str = "") -> Answer:
                 memory.note("failed", node.system.version, node.other, str(error))
             return answer
 
-    wish = Wish(place, reboot=True, by_service=True)
+    wish = Wish(source, reboot=True, by_service=True)
     answer = tried(lambda: update(belay, wish))
     # The site needs no release: it comes although that can't be had.
-    if node.settings.site and not place and not answer.values["installed"]:
+    if node.settings.site and not source and not answer.values["installed"]:
         for line in tried(lambda: update_site(belay, by_service=True)).lines:
             belay.tell(line)
     for further in failures[1:]:
@@ -330,15 +330,15 @@ def resolve(root: Path) -> Answer:
 
 def _updater(
     belay: Belay,
-    place: str,
+    location: str,
     look: Callable[[], None] = lambda: None,
     hint: str = ", or give --from",
 ) -> "Updater":
     from updater.source import open_source
     from updater.update import Updater
 
-    place = place or belay.node.settings.url
-    if not place:
+    location = location or belay.node.settings.url
+    if not location:
         raise UpdateError(f"no server is set; set url in [update] of image.toml{hint}")
 
     def sleep(seconds: float) -> None:
@@ -348,13 +348,13 @@ def _updater(
             time.sleep(min(left, 1))
 
     how: dict[str, Any] = {}
-    if "://" in place:
+    if "://" in location:
         from updater.server import access_of
 
         how = {
             "access": access_of(belay.node), "say": belay.whisper, "look": look, "sleep": sleep,
         }  # fmt: skip
-    source = open_source(place, **how)
+    source = open_source(location, **how)
     return Updater(belay.node, source, belay.memory, belay.progress, sleep)
 
 

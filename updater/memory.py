@@ -214,7 +214,7 @@ class Memory:
         event = Event(int(self.clock()), what, version, slot, printable(reason, REASON_MAX))
         with self.alone(), suppress(UpdateError):
             events = [*self.history(), event][-HISTORY_LINES:]
-            lines = [json.dumps(one._asdict(), ensure_ascii=False).encode() for one in events]
+            lines = [json.dumps(past._asdict(), ensure_ascii=False).encode() for past in events]
             while sum(map(len, lines)) > HISTORY_MAX // 2:
                 lines.pop(0)
             self.write("history", b"".join(b"%s\n" % line for line in lines))
@@ -275,10 +275,10 @@ class Memory:
         """Keep a damaged file for whoever looks into it, in the place of an older one."""
         with suppress(OSError):
             (self.node.root / RUN_KEPT / name).unlink()
-        place, aside = self.folder / name, self.folder / f"{DAMAGED}{name}"
+        path, aside = self.folder / name, self.folder / f"{DAMAGED}{name}"
         with suppress(OSError):
             _clear(aside)
-            place.rename(aside)
+            path.rename(aside)
 
     def volatile(self, name: str) -> dict[str, Any]:
         """What was noted for this boot only: `what`, and when (`time`); nothing where it wasn't."""
@@ -337,11 +337,11 @@ class Memory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let one process at a time change what is remembered. It is never held for long."""
-        place = self.node.root / RUN_MEMORY_LOCK
+        path = self.node.root / RUN_MEMORY_LOCK
         try:
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = place.open("w")
-            place.chmod(0o600)  # who can open it can hold it
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = path.open("w")
+            path.chmod(0o600)  # who can open it can hold it
         except OSError:  # without a lock then: what is remembered counts more
             yield
             return
@@ -355,14 +355,14 @@ class Memory:
                 self._locks -= 1
 
 
-def _clear(place: Path) -> None:
+def _clear(path: Path) -> None:
     """Have nothing in a place."""
-    if place.is_dir() and not place.is_symlink():
+    if path.is_dir() and not path.is_symlink():
         import shutil
 
-        shutil.rmtree(place)
+        shutil.rmtree(path)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, name: str, data: bytes) -> None:
@@ -373,10 +373,10 @@ def _write(folder: Path, name: str, data: bytes) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if stat.S_IMODE(folder.stat().st_mode) != 0o700:
             folder.chmod(0o700)  # what is remembered is nobody else's business
-        for place in (fresh, folder / name):
-            if place.is_dir():
+        for path in (fresh, folder / name):
+            if path.is_dir():
                 _clear(folder / f"{DAMAGED}{name}")
-                place.rename(folder / f"{DAMAGED}{name}")
+                path.rename(folder / f"{DAMAGED}{name}")
         with fresh.open("wb") as file:
             file.write(data)
             file.flush()

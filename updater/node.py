@@ -195,12 +195,12 @@ def _json(path: Path) -> dict[str, Any]:
 
 def add_warning(root: Path, text: str) -> None:
     """Add a warning, once for each boot. Where that can't be, the work goes on."""
-    place = root / RUN_WARNINGS
-    if text in _text(place).splitlines():
+    path = root / RUN_WARNINGS
+    if text in _text(path).splitlines():
         return
     with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with place.open("a") as file:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("a") as file:
             file.write(f"{printable(text)}\n")
 
 

@@ -143,29 +143,29 @@ class Server:
         self, path: str, headers: dict[str, str], most: int, wanted: tuple[int, ...]
     ) -> http.client.HTTPResponse:
         """The answer, once its head is here. Raises Unreachable."""
-        place = f"{self.name}/{path}"
-        url = split_url(place)
+        name = f"{self.name}/{path}"
+        url = split_url(name)
         for _ in range(REDIRECTS + 1):
-            response = self._answer(place, url, headers, most)
+            response = self._answer(name, url, headers, most)
             if response.status in wanted:
                 return response
             target = response.headers.get("Location", "")
             reason = printable(f"{response.status} {response.reason}", REASON_MAX)
             self._drop()
             if response.status not in MOVED or not target:
-                raise Unreachable(f"{place}: the server answered {reason}")
+                raise Unreachable(f"{name}: the server answered {reason}")
             try:
                 moved = split_url(urljoin(url.geturl(), target))
             except (UpdateError, ValueError):
                 shown = printable(target, REASON_MAX)
-                raise Unreachable(f"{place}: the server sends on to {shown}, no URL") from None
+                raise Unreachable(f"{name}: the server sends on to {shown}, no URL") from None
             if url.scheme == "https" and moved.scheme != "https":
-                raise Unreachable(f"{place}: the server sends on from https to http")
+                raise Unreachable(f"{name}: the server sends on from https to http")
             url = moved
-        raise Unreachable(f"{place}: the server sends on more than {REDIRECTS} times")
+        raise Unreachable(f"{name}: the server sends on more than {REDIRECTS} times")
 
     def _answer(
-        self, place: str, url: SplitResult, headers: dict[str, str], most: int
+        self, name: str, url: SplitResult, headers: dict[str, str], most: int
     ) -> http.client.HTTPResponse:
         host = url.netloc.rpartition("@")[2]
         headers = {**headers, "Host": host, "User-Agent": "belay", **self._credentials(url)}
@@ -192,7 +192,7 @@ class Server:
             # Not the server itself may be what can't be reached.
             other = proxy or (url if url.netloc != self._url.netloc else None)
             by = f"{other.scheme}://{other.hostname}: " if other else ""
-            raise Unreachable(f"{place}: {by}{_words(error)}") from None
+            raise Unreachable(f"{name}: {by}{_words(error)}") from None
 
     def _ask(
         self, url: SplitResult, path: str, headers: dict[str, str], most: int
@@ -239,20 +239,22 @@ class Server:
 
     def _pieces(self, path: str, response: http.client.HTTPResponse, most: int) -> Iterator[bytes]:
         """At most `most` bytes of a body, not faster than the limit."""
-        start, come = time.monotonic(), 0
+        start, received = time.monotonic(), 0
         try:
-            while come < most and (data := response.read1(min(PIECE, most - come))):
-                come += len(data)
+            while received < most and (data := response.read1(min(PIECE, most - received))):
+                received += len(data)
                 yield data
                 limit = self._access.limit
-                early = come / limit - (time.monotonic() - start) if limit else 0
+                early = received / limit - (time.monotonic() - start) if limit else 0
                 if early > 0:
                     self._sleep(early)
                     if self._kept:
                         self._kept[2].paused += early
         except (OSError, http.client.HTTPException) as error:
             self._drop()
-            raise Unreachable(f"{self.name}/{path}: {_words(error)} after {come} bytes") from None
+            raise Unreachable(
+                f"{self.name}/{path}: {_words(error)} after {received} bytes"
+            ) from None
         except BaseException:
             self._drop()
             raise
@@ -306,10 +308,10 @@ class Server:
         left: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         end, problem = time.monotonic() + TIMEOUT_S, OSError(f"{host} has no address")
         while left:
-            family, kind, protocol, _, place = left.pop(0)
+            family, kind, protocol, _, peer = left.pop(0)
             sock = socket.socket(family, kind, protocol)
             try:
-                self._await(sock, place, max(1.0, (end - time.monotonic()) / (len(left) + 1)))
+                self._await(sock, peer, max(1.0, (end - time.monotonic()) / (len(left) + 1)))
                 return sock
             except OSError as error:
                 sock.close()
@@ -319,10 +321,10 @@ class Server:
                 raise
         raise problem
 
-    def _await(self, sock: socket.socket, place: Any, seconds: float) -> None:
+    def _await(self, sock: socket.socket, peer: Any, seconds: float) -> None:
         """Connect, and look meanwhile whether somebody waits. Raises OSError."""
         sock.setblocking(False)
-        code, end = sock.connect_ex(place), time.monotonic() + seconds
+        code, end = sock.connect_ex(peer), time.monotonic() + seconds
         while code in (errno.EINPROGRESS, errno.EAGAIN):
             self._look()
             if time.monotonic() >= end:
@@ -337,15 +339,15 @@ class Server:
         line = _Line(sock, self._look)
         line.begin(0)
         host, port = _address(url)
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        head = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        head = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
         head += [f"{name}: {value}" for name, value in _basic(proxy, "Proxy-Authorization").items()]
         line.sendall("\r\n".join([*head, "", ""]).encode("ascii"))
         response = http.client.HTTPResponse(line, method="CONNECT")  # type: ignore[arg-type]
         response.begin()
         if response.status != http.client.OK:
-            said = printable(f"{response.status} {response.reason}", REASON_MAX)
-            raise OSError(f"the proxy {proxy.hostname} answered {said}")
+            answer = printable(f"{response.status} {response.reason}", REASON_MAX)
+            raise OSError(f"the proxy {proxy.hostname} answered {answer}")
 
     @property
     def _tls(self) -> ssl.SSLContext:

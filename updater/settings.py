@@ -113,9 +113,9 @@ def for_shell(settings: Settings) -> str:
 def resolve_settings(root: Path) -> tuple[Settings, list[str]]:
     """Say once for all what counts on this node; the shell reads that, too. See read_settings."""
     settings, wrong = read_settings(root)
-    place = root / RUN_SETTINGS
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = place.with_name(f".{place.name}")
+    path = root / RUN_SETTINGS
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(f".{path.name}")
     fresh.write_text(for_shell(settings))
-    fresh.rename(place)
+    fresh.rename(path)
     return settings, wrong

@@ -34,17 +34,17 @@ class Source(Protocol):
         """Bytes of a file in pieces. Raises Unreachable, and where there are less than `size`."""
 
 
-def open_source(place: str, **more: Any) -> Source:
+def open_source(location: str, **more: Any) -> Source:
     """The source at a URL, in a folder or a tar; `more` is for a Server."""
-    if "://" in place:
+    if "://" in location:
         from updater.server import Server  # slow to come, and a stick needs none
 
-        return Server(place, **more)
-    if Path(place).is_dir():
-        return Folder(Path(place))
-    if Path(place).is_file():
-        return Archive(Path(place))
-    raise UpdateError(f"{place}: wanted a URL like https://example.org/belay, a folder or a tar")
+        return Server(location, **more)
+    if Path(location).is_dir():
+        return Folder(Path(location))
+    if Path(location).is_file():
+        return Archive(Path(location))
+    raise UpdateError(f"{location}: wanted a URL like https://example.org/belay, a folder or a tar")
 
 
 class Folder:
@@ -55,7 +55,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
 
-    def _place(self, path: str) -> tuple[Path, int, int]:
+    def _locate(self, path: str) -> tuple[Path, int, int]:
         """The file that holds `path`: the file, where in it that begins, its size."""
         file = Path(self.name, path)
         return file, 0, file.stat().st_size
@@ -63,7 +63,7 @@ class Folder:
     def get(self, path: str, most: int, etag: str = "") -> tuple[bytes, str] | None:
         """See Source.get."""
         try:
-            _, _, size = self._place(path)
+            _, _, size = self._locate(path)
         except OSError as error:
             raise Unreachable(f"{self.name}/{path}: {error.strerror}") from None
         if size > most:
@@ -73,10 +73,10 @@ class Folder:
     def stream(self, path: str, offset: int, size: int) -> Iterator[bytes]:
         """See Source.stream."""
         try:
-            place, begin, there = self._place(path)
-            left = min(size, there - offset)
+            found, begin, held = self._locate(path)
+            left = min(size, held - offset)
             # A pipe that nobody writes to would be waited for.
-            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise OSError(errno.EINVAL, "it is no file")
@@ -103,7 +103,7 @@ class Archive(Folder):
         super().__init__(file)
         try:
             with tarfile.open(file, "r:") as tar:
-                self._places = {
+                self._members = {
                     member.name.removeprefix("./"): (file, member.offset_data, member.size)
                     for member in tar
                     if member.isreg() and not member.issparse()
@@ -115,10 +115,10 @@ class Archive(Folder):
         ) as error:  # fmt: skip
             raise UpdateError(f"{file} is no tar, or is compressed or damaged: {error}") from None
 
-    def _place(self, path: str) -> tuple[Path, int, int]:
-        if path not in self._places:
+    def _locate(self, path: str) -> tuple[Path, int, int]:
+        if path not in self._members:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return self._places[path]
+        return self._members[path]
 
 
 def _too_large(path: str, most: int) -> Refused:

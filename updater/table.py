@@ -28,7 +28,7 @@ def with_own_guids(
     `begin` has the first table. Raises Refused where it has none that is whole.
     """
     data = bytearray(begin)
-    size, checksum, here, there, _, first, count, entry_size, entries_checksum = (
+    size, checksum, header_at, other_at, _, first, count, entry_size, entries_checksum = (
         _HEADER.unpack_from(data, SECTOR)
     )
     at, end = first * SECTOR, first * SECTOR + count * entry_size
@@ -57,9 +57,9 @@ def with_own_guids(
         struct.pack_into("<I", head, 16, _sum_of(head[:size]))
         return bytes(head)
 
-    second_at = there - ENTRIES_SECTORS
-    second = entries.ljust(ENTRIES_SECTORS * SECTOR, b"\0") + header(there, here, second_at)
-    data[SECTOR : 2 * SECTOR] = header(here, there, first)
+    second_at = other_at - ENTRIES_SECTORS
+    second = entries.ljust(ENTRIES_SECTORS * SECTOR, b"\0") + header(other_at, header_at, second_at)
+    data[SECTOR : 2 * SECTOR] = header(header_at, other_at, first)
     return bytes(data), second, second_at * SECTOR
 
 

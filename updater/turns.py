@@ -59,10 +59,10 @@ def giving_way(node: Node) -> Callable[[], None]:
 
 
 def _lock_file(node: Node, name: str) -> IO[str]:
-    place = node.root / name
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = place.open("w")
-    place.chmod(0o600)  # who can open it can hold it
+    path = node.root / name
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = path.open("w")
+    path.chmod(0o600)  # who can open it can hold it
     return file
 
 

@@ -129,7 +129,7 @@ class Updater:
                 if data:
                     self.memory.write(file, data)
                 newest = {**trust.newest, name: {**times, key: channel.signed}}
-                etags = {one: tag for one, tag in trust.etags.items() if one != name}
+                etags = {other: tag for other, tag in trust.etags.items() if other != name}
                 etags |= {name: etag} if etag else {}
                 self.memory.keep_trust(trust._replace(newest=newest, etags=etags))
         return channel
@@ -138,7 +138,7 @@ class Updater:
         """A channel file that counts now, and which key signed it. Raises Refused."""
         keys = self.keys
         channel, key = open_channel(data, keys, name)
-        newest = self.memory.newest(name, {one.id for one in keys})
+        newest = self.memory.newest(name, {key.id for key in keys})
         now, latest = self.memory.now(newest)
         if channel.os != self.node.system.os:
             raise Refused(f"channel {name} is for {channel.os}, and this is {self.node.system.os}")

@@ -41,29 +41,29 @@ _MASKED = re.compile(r"^ +(\S+)-[^-\n]+-r\d+:\n +masked in: (@\S+)", re.MULTILIN
 
 def static_root(archived: Path) -> Path:
     """A root with the first apk, out of the verified package apk-tools-static."""
-    place = CACHE / "apk" / archived.stem
-    if not place.is_dir():
+    folder = CACHE / "apk" / archived.stem
+    if not folder.is_dir():
         files = package_files(archived.read_bytes())
-        with folder_for(place) as root:
+        with folder_for(folder) as root:
             for name in MOUNT_POINTS:
                 (root / name).mkdir()
             _unpack(files, root)
-    return place
+    return folder
 
 
 def _unpack(tar: bytes, root: Path) -> None:
     """Unpack the files of a verified package, as the user who runs this."""
     with tarfile.open(fileobj=io.BytesIO(tar), ignore_zeros=True) as archive:
         for member in archive:
-            place = root / member.name
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path = root / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
             if member.isdir():
-                place.mkdir(exist_ok=True)
+                path.mkdir(exist_ok=True)
             elif member.issym():
-                place.symlink_to(member.linkname)
+                path.symlink_to(member.linkname)
             elif reader := archive.extractfile(member):
-                place.write_bytes(reader.read())
-                place.chmod(member.mode)
+                path.write_bytes(reader.read())
+                path.chmod(member.mode)
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
     if broken := _BROKEN.findall(error.output):
         return UserError(
             "".join(
-                f"{source}: {wish} is asked for, and the mirror has {there}"
+                f"{source}: {wish} is asked for, and the mirror has {package}"
                 f"{f', which {needs} needs' if needs else ''}\n"
-                for there, wish, needs in broken
+                for package, wish, needs in broken
             )
             + f"change {source}, or look at the mirror again: ./inv lock --upgrade"
         )

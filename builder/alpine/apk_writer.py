@@ -124,12 +124,12 @@ def draft(
 ) -> Draft:
     """A package with these files and the folders above them; `fields` by letter."""
     files = sorted(entries, key=lambda entry: (entry.twin is not None, entry.path))
-    there = {entry.path for entry in files}
-    parents = {str(parent) for path in there for parent in PurePosixPath(path).parents}
+    paths = {entry.path for entry in files}
+    parents = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
     known = {"P": name, "V": version, "A": "x86_64", "T": about, "o": name, "t": BUILD_DATE}
     # apk unpacks nothing of no size.
     known["I"] = str(max(1, sum(len(entry.data or b"") for entry in files)))
-    folders = [Entry(path, 0o755) for path in sorted(parents - there - {"."})]
+    folders = [Entry(path, 0o755) for path in sorted(parents - paths - {"."})]
     return Draft({**known, **fields}, [*folders, *files], scripts or {})
 
 

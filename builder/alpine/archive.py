@@ -64,14 +64,14 @@ def has_indexed(package: Package, keys: Path) -> bool:
 
 def _counting(transferred: Transferred, total: int) -> CountBytes:
     """Tells `transferred` the sum of the bytes that all downloads together count."""
-    come = 0
+    done = 0
     one_at_a_time = threading.Lock()
 
     def count(size: int) -> None:
-        nonlocal come
+        nonlocal done
         with one_at_a_time:
-            come += size
-            transferred(come, total)
+            done += size
+            transferred(done, total)
 
     return count
 
@@ -120,29 +120,29 @@ def fetch_locked(
     count = _counting(transferred, sum(package.size for package in missing))
 
     def fetch_one(package: LockedPackage) -> None:
-        places = []
+        sources = []
         if repository := repositories.get(package.repository):
-            places = [(repository.mirror, f"{repository.folder}/{package.file_name}")]
+            sources = [(repository.mirror, f"{repository.folder}/{package.file_name}")]
         if alpine.archive:
             archive = Mirror(alpine.archive, ALPINE_KEYS, "the archive")
-            places.append((archive, f"packages/{package.sha256}.apk"))
+            sources.append((archive, f"packages/{package.sha256}.apk"))
         with only_one(package.sha256):
             if not is_here(package.sha256):
-                if not places:
+                if not sources:
                     raise UserError(
                         f"apk.lock: {package.name} is from {package.repository}, which is no "
                         "repository in image.toml",
                         "name it there, or run: ./inv lock --upgrade",
                     )
-                data = _first_good(places, package.sha256, count)
+                data = _first_good(sources, package.sha256, count)
                 write_atomically(place_of(package.sha256), data)
 
     _side_by_side(fetch_one, missing)
 
 
-def _first_good(places: Iterable[tuple[Mirror, str]], sha256: str, count: CountBytes) -> bytes:
+def _first_good(sources: Iterable[tuple[Mirror, str]], sha256: str, count: CountBytes) -> bytes:
     problems = []
-    for mirror, path in places:
+    for mirror, path in sources:
         try:
             data = _download(mirror, path, sha256, count)
         except UserError as error:

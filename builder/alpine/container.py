@@ -27,23 +27,23 @@ def package_names() -> tuple[str, ...]:
 
 def container_root(packages: PackageSet, engine: Engine) -> Path:
     """The container's root, installed from the lock if it isn't there yet."""
-    place = CACHE / "containers" / f"{packages.lock.digest(WORLD)[:16]}-{RECIPE}"
-    if not place.is_dir():
-        with folder_for(place) as folder:
+    cached = CACHE / "containers" / f"{packages.lock.digest(WORLD)[:16]}-{RECIPE}"
+    if not cached.is_dir():
+        with folder_for(cached) as folder:
             packages.apk(engine).install(packages.folder(WORLD), package_names(), folder, NAME)
             root = folder / "root"
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:
                 (root / name).mkdir(exist_ok=True)
             subprocess.run(("sh", SETTLE, root), check=True)
-    mark_used(place)
-    return place / "root"
+    mark_used(cached)
+    return cached / "root"
 
 
-def export_container(packages: PackageSet, place: Path) -> None:
+def export_container(packages: PackageSet, target: Path) -> None:
     """Copy to `place` what `Dockerfile.alpine` installs: docker follows no links out of it."""
-    remove_tree(place)
-    with folder_for(place) as folder:
+    remove_tree(target)
+    with folder_for(target) as folder:
         shutil.copytree(packages.folder(WORLD), folder / "packages")
         shutil.copytree(packages.keys, folder / "keys")
         shutil.copy(SETTLE, folder)

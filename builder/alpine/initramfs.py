@@ -51,7 +51,7 @@ def cpio_entries(cpio: bytearray) -> Iterator[CpioEntry]:
     while True:
         if cpio[at : at + 6] != CPIO_MAGIC:
             raise ValueError(f"no cpio header at byte {at}")
-        numbers = [int(cpio[place : place + 8], 16) for place in range(at + 6, at + _HEADER, 8)]
+        numbers = [int(cpio[column : column + 8], 16) for column in range(at + 6, at + _HEADER, 8)]
         mode, uid, gid, size, name_size = (numbers[i] for i in (1, 2, 3, 6, 11))
         name = cpio[at + _HEADER : at + _HEADER + name_size - 1].decode(errors="surrogateescape")
         data_at = at + _HEADER + name_size

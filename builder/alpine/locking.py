@@ -231,19 +231,19 @@ def _kept_indexes(alpine: Alpine, former: Lock | None) -> dict[str, bytes] | Non
     names = repository_names(alpine)
     if former is None or set(former.indexes) != set(names):
         return None
-    places = {name: INDEXES / former.indexes[name] for name in names}
-    if not all(place.is_file() for place in places.values()):
+    paths = {name: INDEXES / former.indexes[name] for name in names}
+    if not all(path.is_file() for path in paths.values()):
         return None
-    return {name: place.read_bytes() for name, place in places.items()}
+    return {name: path.read_bytes() for name, path in paths.items()}
 
 
 def _fetched_indexes(mirror: Mirror, alpine: Alpine) -> dict[str, bytes]:
     """The verified index of each repository as the mirror has it now; kept for later."""
     found = {}
     for name, repository in repositories_of(alpine, mirror).items():
-        place, path = repository.mirror, f"{repository.folder}/{INDEX}"
-        found[name] = place.read(path)
-        verify_index(found[name], place.keys, f"{place.name}/{path}")
+        source, path = repository.mirror, f"{repository.folder}/{INDEX}"
+        found[name] = source.read(path)
+        verify_index(found[name], source.keys, f"{source.name}/{path}")
     for data in found.values():
         write_atomically(INDEXES / hashlib.sha256(data).hexdigest(), data)
     return found
@@ -254,7 +254,7 @@ def _first_apk(
 ) -> LockedPackage:
     for package, repository in known.values():
         if package.name == STATIC:
-            hashes = archive.fetch_indexed([(package, repository)], lambda come, total: None)
+            hashes = archive.fetch_indexed([(package, repository)], lambda done, total: None)
             sha256 = hashes[package.checksum]
             return LockedPackage(STATIC, package.version, package.size, sha256, repository.name)
     raise UserError(f"{mirror.name} has no {STATIC}")

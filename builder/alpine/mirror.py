@@ -81,7 +81,7 @@ class Mirror:
         import requests
         import urllib3
 
-        url, shown = (f"{place.rstrip('/')}/{path}" for place in (self.location, self.name))
+        url, shown = (f"{base.rstrip('/')}/{path}" for base in (self.location, self.name))
         for failed in range(tries):
             try:
                 if _continue(url, target, count):
@@ -207,9 +207,9 @@ def trusted_keys(alpine: Alpine, mirror: Mirror) -> Path:
 
 
 def _own_key(name: str) -> dict[str, bytes]:
-    place = PROJECT / name
+    path = PROJECT / name
     try:
-        return {place.name: place.read_bytes()}
+        return {path.name: path.read_bytes()}
     except FileNotFoundError:
         raise UserError(f"image.toml: [alpine] repositories: there is no key {name}") from None
 
@@ -248,13 +248,13 @@ def _add_keys(found: dict[str, bytes], added: dict[str, bytes], where: str) -> d
 def _key_folder(found: dict[str, bytes]) -> Path:
     """A folder with these keys, which never changes."""
     digest = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
-    place = CACHE / "keys" / digest[:16]
-    if not place.is_dir():
-        with folder_for(place) as folder:
+    cached = CACHE / "keys" / digest[:16]
+    if not cached.is_dir():
+        with folder_for(cached) as folder:
             for name, data in found.items():
                 (folder / name).write_bytes(data)
-    mark_used(place)
-    return place
+    mark_used(cached)
+    return cached
 
 
 def same_source(alpine: Alpine, source: str) -> str:

@@ -23,8 +23,8 @@ _BITS = 4096
 
 def new_key(public: Path = PUBLIC) -> tuple[Path, Path]:
     """Make the key that signs the index; its private and its public file."""
-    if there := sorted(public.glob(_PATTERN)):
-        raise UserError(f"{there[0]} exists already: images trust that key")
+    if found := sorted(public.glob(_PATTERN)):
+        raise UserError(f"{found[0]} exists already: images trust that key")
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
@@ -46,16 +46,16 @@ def new_key(public: Path = PUBLIC) -> tuple[Path, Path]:
 
 def key_file(public: Path = PUBLIC) -> Path:
     """The private key whose public half the image has. Raises UserError where there is none."""
-    there = sorted(public.glob(_PATTERN))
-    if not there:
+    found = sorted(public.glob(_PATTERN))
+    if not found:
         raise UserError(
             "available in [alpine] of image.toml: packages on hand need a key that signs their "
             "index",
             "make it: ./inv key.packages",
         )
-    private = private_keys() / there[0].stem
+    private = private_keys() / found[0].stem
     if not private.exists():
-        raise UserError(f"{private} is missing: the key of {there[0]}", "bring it from its copy")
+        raise UserError(f"{private} is missing: the key of {found[0]}", "bring it from its copy")
     return private
 
 

@@ -32,22 +32,22 @@ class PackageSet:
 
     def folder_beyond(self, world: str, base: str) -> Path:
         """A folder with those packages of a world that another one hasn't got."""
-        there = set(self.lock.packages[base])
-        return self._folder([p for p in self.lock.packages[world] if p not in there])
+        below = set(self.lock.packages[base])
+        return self._folder([p for p in self.lock.packages[world] if p not in below])
 
     @staticmethod
     def _folder(packages: Sequence[LockedPackage]) -> Path:
-        place = CACHE / "worlds" / digest(packages)[:16]
-        if not place.is_dir():
-            with folder_for(place) as folder:
+        cached = CACHE / "worlds" / digest(packages)[:16]
+        if not cached.is_dir():
+            with folder_for(cached) as folder:
                 for package in packages:
                     target = folder / package.file_name
                     try:
                         target.hardlink_to(archive.place_of(package.sha256))
                     except OSError:  # a file system without hard links
                         shutil.copyfile(archive.place_of(package.sha256), target)
-        mark_used(place)
-        return place
+        mark_used(cached)
+        return cached
 
     def apk(self, engine: Engine) -> Apk:
         """The first apk."""

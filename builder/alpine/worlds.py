@@ -75,12 +75,12 @@ def locked(
 
     Where the sample took the place of Alpine's mirror, that one is asked again; see `is_back`.
     """
-    place = lock_file(config)
-    former = read_lock(place)
+    path = lock_file(config)
+    former = read_lock(path)
     wanted = worlds(config)
     took_place = former and upgrade is None and is_stand_in(former, config.alpine)
     if took_place and is_back(config.alpine, at_once):
-        say(f"{place.name}: Alpine's mirror answers again, and takes the place of the sample's")
+        say(f"{path.name}: Alpine's mirror answers again, and takes the place of the sample's")
         upgrade = ()
     elif former and upgrade is None and is_current(former, config.alpine, wanted):
         return former, []
@@ -92,5 +92,5 @@ def locked(
     named = former or read_lock(LOCK_FILE) or committed_lock()
     if named:
         lock = replace(lock, numbers=named.numbers, slots=named.slots)
-    write_lock(place, lock)
+    write_lock(path, lock)
     return lock, changes(former, lock) if former else ["made anew"]

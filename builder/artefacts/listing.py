@@ -34,27 +34,27 @@ class File:
     content: str
 
 
-def differences(one: Mapping[str, File], two: Mapping[str, File]) -> dict[str, str]:
+def differences(first: Mapping[str, File], second: Mapping[str, File]) -> dict[str, str]:
     """By name what differs: `only in the first`, or for instance `mode 644 -> 755, content`."""
     found = {}
-    for name in sorted(one.keys() | two.keys()):
-        a, b = one.get(name), two.get(name)
+    for name in sorted(first.keys() | second.keys()):
+        a, b = first.get(name), second.get(name)
         if a is None or b is None:
             found[name] = "only in the second" if a is None else "only in the first"
         elif a != b:
-            said = []
+            changes = []
             if a.kind != b.kind:
-                said.append(f"{a.kind} -> {b.kind}")
+                changes.append(f"{a.kind} -> {b.kind}")
             if a.mode != b.mode:
-                said.append(f"mode {a.mode:o} -> {b.mode:o}")
+                changes.append(f"mode {a.mode:o} -> {b.mode:o}")
             if a.owner != b.owner:
-                said.append(f"owner {a.owner} -> {b.owner}")
+                changes.append(f"owner {a.owner} -> {b.owner}")
             if a.size != b.size:
-                said.append(f"{a.size} -> {b.size} bytes")
+                changes.append(f"{a.size} -> {b.size} bytes")
             elif a.content != b.content:
                 is_link = a.kind == b.kind == "symlink"
-                said.append(f"-> {a.content} now {b.content}" if is_link else "content")
-            found[name] = ", ".join(said)
+                changes.append(f"-> {a.content} now {b.content}" if is_link else "content")
+            found[name] = ", ".join(changes)
     return found
 
 
@@ -88,9 +88,9 @@ class Lister:
                 table = read_table(file)
             except ValueError as error:
                 raise UserError(str(error)) from None
-            for name, place in table.items():
-                file.seek(place.offset)
-                data = file.read(place.size)
+            for name, partition in table.items():
+                file.seek(partition.offset)
+                data = file.read(partition.size)
                 if data[:4] != slot.MAGIC:
                     yield name, _whole(data)
                     continue
@@ -151,9 +151,9 @@ _KINDS = {"-": "file", "d": "folder", "l": "symlink"}
 def _mode(text: str) -> int:
     """`-rwsr-xr-x` as a number."""
     letters = enumerate(text[1:10], start=1)
-    bits = sum(1 << (9 - place) for place, letter in letters if letter not in "-ST")
+    bits = sum(1 << (9 - index) for index, letter in letters if letter not in "-ST")
     special = {3: (stat.S_ISUID, "sS"), 6: (stat.S_ISGID, "sS"), 9: (stat.S_ISVTX, "tT")}
-    return bits | sum(bit for place, (bit, marks) in special.items() if text[place] in marks)
+    return bits | sum(bit for index, (bit, marks) in special.items() if text[index] in marks)
 
 
 def _whole(data: bytes) -> File:

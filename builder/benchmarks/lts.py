@@ -146,19 +146,19 @@ def _linux(
                 entries.append(Entry(path, 0o644, reader.read()))
     paths = [entry.path for entry in entries if entry.path.startswith("lib/modules/")]
     (version,) = {path.split("/")[2] for path in paths}
-    there = {_plain(path) for path in paths if ".ko" in path}
+    known = {_plain(path) for path in paths if ".ko" in path}
     listed = [
-        name.replace("-", "_") for name in pc_modules() if name.replace("-", "_") not in there
+        name.replace("-", "_") for name in pc_modules() if name.replace("-", "_") not in known
     ]
     names = [*listed, *(f"driver_{number:04}" for number in range(shape.modules))]
-    for number, name in enumerate(names[: shape.modules - len(there)]):
-        kernel.asked[name] = list(asks[number :: shape.modules - len(there)])
+    for number, name in enumerate(names[: shape.modules - len(known)]):
+        kernel.asked[name] = list(asks[number :: shape.modules - len(known)])
         needs = [dice.choice(names[:number])] if number and dice.random() < 0.4 else []
         kernel.needs[name] = needs
-        place = f"lib/modules/{version}/kernel/{dice.choice(FOLDERS)}/{name}.ko.gz"
+        path = f"lib/modules/{version}/kernel/{dice.choice(FOLDERS)}/{name}.ko.gz"
         data = module(name, kernel.asked[name], needs, _filler(shape.module_bytes, dice))
         data = gzip.compress(data, 1, mtime=0)
-        entries.append(Entry(place, 0o644, data))
+        entries.append(Entry(path, 0o644, data))
     needs_packages = "kmod linux-firmware-any"
     script = {"post-install": DEPMOD}
     return draft("linux-lts", VERSION, "the kernel", entries, script, D=needs_packages)
@@ -180,13 +180,13 @@ def module(name: str, firmware: Sequence[str], needs: Sequence[str], more: bytes
     Each exports one symbol, and needs those of the modules that it `needs`.
     Format: https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.sheader.html
     """
-    said = [f"name={name}", "license=GPL", *(f"firmware={path}" for path in firmware)]
+    info = [f"name={name}", "license=GPL", *(f"firmware={path}" for path in firmware)]
     strings = b"\0" + b"".join(f"{need}_symbol\0".encode() for need in needs)
     symbols = bytes(24)
     for need in needs:  # undefined here, and global
         symbols += struct.pack("<IBBHQQ", strings.index(f"{need}_symbol".encode()), 16, 0, 0, 0, 0)
     sections = (
-        (".modinfo", 1, "".join(f"{text}\0" for text in said).encode()),
+        (".modinfo", 1, "".join(f"{text}\0" for text in info).encode()),
         ("__ksymtab_strings", 1, f"{name}_symbol\0".encode()),
         (".symtab", 2, symbols),
         (".strtab", 3, strings),
@@ -197,10 +197,10 @@ def module(name: str, firmware: Sequence[str], needs: Sequence[str], more: bytes
     headers = [bytes(64)]
     for section, kind, data in (*sections, (".shstrtab", 3, names)):
         body += bytes(-len(body) % 8)
-        place = names.index(f"{section}\0".encode())
+        offset = names.index(f"{section}\0".encode())
         link, size = (4, 24) if kind == 2 else (0, 0)  # the strings of symbols, and a symbol's size
         headers.append(
-            struct.pack("<IIQQQQIIQQ", place, kind, 0, 0, len(body), len(data), link, 1, 8, size)
+            struct.pack("<IIQQQQIIQQ", offset, kind, 0, 0, len(body), len(data), link, 1, 8, size)
         )
         body += data
     body += bytes(-len(body) % 8)

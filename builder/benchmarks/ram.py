@@ -58,7 +58,9 @@ def with_kernel(initramfs: Path, cmdline: str) -> dict[str, Any]:
 
 def memory_used_mib(machine: Machine) -> float:
     """MiB of a machine's memory that can't be used for anything else."""
-    said = machine.succeed("cat /proc/meminfo")
+    meminfo = machine.succeed("cat /proc/meminfo")
     # Services may say something on the console meanwhile.
-    kib = {name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB$", said, re.MULTILINE)}
+    kib = {
+        name: int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB$", meminfo, re.MULTILINE)
+    }
     return (kib["MemTotal"] - kib["MemAvailable"]) / 1024

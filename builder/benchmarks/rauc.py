@@ -75,8 +75,8 @@ def install_bundle(folder: Path, slots: Path, url: str, times: int) -> RaucFigur
     script = str(Path(__file__).with_name("rauc.sh"))
     seconds, memory = [], 0
     for _ in range(times):
-        said = _run("dbus-run-session", "--", "sh", script, str(folder), f"{url}/{BUNDLE}")
-        start, end, kib = said.split()
+        output = _run("dbus-run-session", "--", "sh", script, str(folder), f"{url}/{BUNDLE}")
+        start, end, kib = output.split()
         seconds.append(float(end) - float(start))
         memory = max(memory, int(kib))
     size = (folder / "fetched.raucb").stat().st_size

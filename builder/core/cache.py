@@ -76,7 +76,7 @@ def prune(older_s: float | None, keep_bytes: int | None) -> list[Entry]:
 def _size(path: Path) -> int:
     """What a file or a folder takes on the disk; another build may be removing it meanwhile."""
     size = 0
-    for place in [path, *path.rglob("*")] if path.is_dir() else [path]:
+    for inner in [path, *path.rglob("*")] if path.is_dir() else [path]:
         with suppress(FileNotFoundError):
-            size += 0 if place.is_dir() else place.lstat().st_blocks * 512
+            size += 0 if inner.is_dir() else inner.lstat().st_blocks * 512
     return size

@@ -265,19 +265,19 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
     sections: dict[str, Any] = {}
     for section, values in raw.items():
         if section not in SECTIONS:
-            where = _place(path, text, section)
+            where = _where(path, text, section)
             raise UserError(f'{where} unknown section "{section}", {_nearest(section, SECTIONS)}')
         if not isinstance(values, dict):
-            where = _place(path, text, section)
+            where = _where(path, text, section)
             raise UserError(f"{where} found {values!r}, wanted a section: [{section}]")
         known = _fields(section)
         for key in values:
             if key not in known:
-                where = _place(path, text, section, key)
+                where = _where(path, text, section, key)
                 raise UserError(f'{where} unknown key "{key}", {_nearest(key, known)}')
     for section, cls in SECTIONS.items():
         found: dict[str, Found] = {
-            key: (value, partial(_place, path, text, section, key))
+            key: (value, partial(_where, path, text, section, key))
             for key, value in raw.get(section, {}).items()
         }
         for key in _fields(section):
@@ -285,11 +285,11 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
                 found[key] = (value, partial(str, f"{name}:"))
         own = {"own": _take_own_repositories(found)} if section == "alpine" else {}
-        given = {key: _checked(value, cls, key, place) for key, (value, place) in found.items()}
+        given = {key: _checked(value, cls, key, where) for key, (value, where) in found.items()}
         sections[section] = cls(**given, **own)
     config = Config(**sections)
     if "belay" not in config.boot.features:
-        where = _place(path, text, "boot", "features")
+        where = _where(path, text, "boot", "features")
         raise UserError(f'{where} features: wanted "belay" among them: it finds and starts a slot')
     return config
 
@@ -318,7 +318,7 @@ def _keys(cls: Any) -> dict[str, dataclasses.Field[Any]]:
     return {item.name: item for item in dataclasses.fields(cls) if item.metadata.get("key", True)}
 
 
-def _place(path: Path, text: str, section: str, key: str = "") -> str:
+def _where(path: Path, text: str, section: str, key: str = "") -> str:
     """Where `key` stands, as messages begin: `image.toml:12: [alpine]`."""
     current = ""
     for number, line in enumerate(text.splitlines(), start=1):

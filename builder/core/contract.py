@@ -44,7 +44,7 @@ def for_grub() -> dict[str, str]:
 def _steps(name: str, result: str, numbers: Iterable[int]) -> str:
     """Sets `result` to the number that follows on the one that `name` has: GRUB can't reckon."""
     rungs = [
-        f'if [ "${name}" = {one} ]; then {result}={then}'
-        for one, then in itertools.pairwise(numbers)
+        f'if [ "${name}" = {number} ]; then {result}={lower}'
+        for number, lower in itertools.pairwise(numbers)
     ]
     return "\nel".join(rungs) + "\nfi"

@@ -34,6 +34,6 @@ def explained(error: OSError) -> UserError:
     """An error of the operating system in a sentence: which file, what is wrong, what to do."""
     why = REMEDIES.get(error.errno or 0, error.strerror or str(error))
     # A scratch file is nothing that the user knows: its folder is.
-    place = str(error.filename or "").partition("/.partial-")[0]
+    path = str(error.filename or "").partition("/.partial-")[0]
     found, _, hint = why.partition("; ")
-    return UserError(f"{place}: {found}" if place else found, hint)
+    return UserError(f"{path}: {found}" if path else found, hint)

@@ -103,18 +103,18 @@ def only_one(name: str) -> Iterator[None]:
 
     The lock goes with the process that holds it, however that ends.
     """
-    place = CACHE / "locks" / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
+    path = CACHE / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def in_use(place: Path, what: str, shared: bool = False) -> Iterator[None]:
+def in_use(path: Path, what: str, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `place`, alone or `shared`. Raises UserError with `what` if others do."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,22 +123,22 @@ def in_use(place: Path, what: str, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def folder_for(place: Path) -> Iterator[Path]:
+def folder_for(target: Path) -> Iterator[Path]:
     """A scratch folder that becomes `place` when the block ends well, and is gone otherwise.
 
     Where `place` is there already, made by another process meanwhile, that one stays.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(place.parent)
-    scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=".partial-"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:
         scratch.chmod(0o755)
-        with naming(place):
+        with naming(target):
             yield scratch
         try:
-            scratch.rename(place)
+            scratch.rename(target)
         except OSError:
-            if not place.is_dir():
+            if not target.is_dir():
                 raise
     finally:
         remove_tree(scratch)

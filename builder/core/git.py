@@ -36,14 +36,14 @@ def git(*words: str, nothing: int | None = None) -> str | None:
         raise UserError("git is not installed", "install it, then run this again") from None
     except subprocess.TimeoutExpired:
         raise UserError(f"git {words[0]} took longer than {TIMEOUT_S} s in {PROJECT}") from None
-    said = done.stderr.strip()
+    complaint = done.stderr.strip()
     if done.returncode == 0:
         return done.stdout.strip()
-    if done.returncode == nothing and not said:
+    if done.returncode == nothing and not complaint:
         return None
-    if NO_REPOSITORY in said:
+    if NO_REPOSITORY in complaint:
         raise UserError(
             f"{PROJECT} is no git repository, which this needs",
             'make it one: git init && git add -A && git commit -m "Begin"',
         )
-    raise UserError(f"git {words[0]} failed in {PROJECT}:\n{said or done.stdout.strip()}")
+    raise UserError(f"git {words[0]} failed in {PROJECT}:\n{complaint or done.stdout.strip()}")

@@ -30,7 +30,7 @@ CACHE = Path(
 
 def private_keys() -> Path:
     """Where private keys lie: outside of the project."""
-    if place := os.environ.get("BELAY_KEYS"):
-        return Path(place)
+    if folder := os.environ.get("BELAY_KEYS"):
+        return Path(folder)
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "belay" / "keys"

@@ -99,13 +99,13 @@ class Progress:
         """A context for bytes on their way: call what it gives with those that came, and all."""
         began = 0.0
 
-        def transferred(come: int, total: int) -> None:
+        def transferred(done: int, total: int) -> None:
             nonlocal began
             now = time.monotonic()
             began = began or now
-            detail = f"{human_size(come)} of {human_size(total)}"
-            if come and now - began >= SHOW_AFTER_S:
-                detail += f", {(total - come) * (now - began) / come:.0f} s left"
+            detail = f"{human_size(done)} of {human_size(total)}"
+            if done and now - began >= SHOW_AFTER_S:
+                detail += f", {(total - done) * (now - began) / done:.0f} s left"
             self.started(name, detail, quiet)
 
         try:

@@ -50,8 +50,8 @@ def _kept_by_git(folder: Path) -> list[Path] | None:
     except OSError:
         raise UserError(f"{folder}: git is not installed, and says which files count") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise UserError(f"{folder}: git can't say which files count:\n{said}")
+        complaint = done.stderr.decode(errors="replace").strip()
+        raise UserError(f"{folder}: git can't say which files count:\n{complaint}")
     names = [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
     for path in (folder / name for name in names):
         if path.is_dir() and not path.is_symlink():
@@ -67,13 +67,13 @@ def gather(folder: Path, target: Path) -> None:
     """Put the files of a folder that count to `target`, as links where that can be."""
     target.mkdir(parents=True)
     for path in files_below(folder):
-        place = target / path.relative_to(folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        copy = target / path.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
-            place.symlink_to(path.readlink())
+            copy.symlink_to(path.readlink())
             continue
         try:
-            os.link(path, place)
+            os.link(path, copy)
         except OSError:  # another file system
-            place.write_bytes(path.read_bytes())
-            place.chmod(path.stat().st_mode & 0o777)
+            copy.write_bytes(path.read_bytes())
+            copy.chmod(path.stat().st_mode & 0o777)

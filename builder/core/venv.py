@@ -34,13 +34,13 @@ def settings() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("PIP_") or name == "PIP_CONFIG_FILE"
     }
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "pip", "config", "debug"],
         check=False, capture_output=True, text=True, env=environ,
     ).stdout  # fmt: skip
     files: list[tuple[int, str]] = []
     kind = ""
-    for line in said.splitlines():
+    for line in output.splitlines():
         if head := re.fullmatch(r"(\w+):", line):
             kind = head[1]
         elif (file := re.fullmatch(r" +(.*), exists: True", line)) and kind in WEIGHT:
@@ -66,8 +66,8 @@ def for_this_system(requirements: str) -> str:
     if platform.libc_ver()[0] == "glibc":
         return requirements
     names = "|".join(NOT_FOR_MUSL)
-    said = f"inv: this system has musl: without {', '.join(NOT_FOR_MUSL)}; see docs/settings.md"
-    print(said, file=sys.stderr)
+    note = f"inv: this system has musl: without {', '.join(NOT_FOR_MUSL)}; see docs/settings.md"
+    print(note, file=sys.stderr)
     return re.sub(rf"(?m)^({names})==.*\n(?:[ \t]+.*\n)*", "", requirements)
 
 

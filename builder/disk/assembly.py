@@ -40,7 +40,7 @@ def join_disk(folder: Path, inputs: Mapping[str, Path]) -> None:
     with inputs[HEAD].open("rb") as head:
         table = read_table(head)
     slots = [table[name] for name in (PARTITION_SLOT_A, PARTITION_SLOT_B)]
-    end = max(place.end for place in table.values())
+    end = max(partition.end for partition in table.values())
     with (folder / "disk.img").open("wb") as disk:
         for path, offset in (
             (inputs[HEAD], 0),

@@ -18,8 +18,8 @@ class _Esp:
     """The ESP in a disk image, which is read as a node reads its own."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
-        place = read_table(file)[PARTITION_ESP]
-        self.path, self.offset, self.size = path, place.offset, place.size
+        partition = read_table(file)[PARTITION_ESP]
+        self.path, self.offset, self.size = path, partition.offset, partition.size
         self._file = file
 
     def read(self, offset: int, size: int) -> bytes:

@@ -46,10 +46,10 @@ class Bubblewrap:
         except CommandError as error:
             if NO_NEW_PROC in error.output:
                 return self._run(job, log, ("--ro-bind", "/proc", "/proc"))
-            said = error.output.strip().splitlines()
+            lines = error.output.strip().splitlines()
             # A job that began has said something else, or nothing.
-            if said and said[-1].startswith("bwrap: ") and "execvp" not in said[-1]:
-                raise UserError(said[-1], self.remedy(said[-1])) from None
+            if lines and lines[-1].startswith("bwrap: ") and "execvp" not in lines[-1]:
+                raise UserError(lines[-1], self.remedy(lines[-1])) from None
             raise
 
     def check(self) -> str:
@@ -117,9 +117,9 @@ class Bubblewrap:
         ]
 
     @staticmethod
-    def remedy(said: str) -> str:
+    def remedy(complaint: str) -> str:
         """What to do where bubblewrap refuses, saying that."""
-        if "SECCOMP" in said:
+        if "SECCOMP" in complaint:
             return NO_SECCOMP
         knob = "kernel.unprivileged_userns_clone=1"
         if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():

@@ -54,10 +54,10 @@ class ChosenEngine:
         for name in first:
             engine = ENGINES[name]()
             try:
-                said = engine.check()
+                version = engine.check()
             except UserError:
                 continue
-            say(f"steps run in {name}, as {said}")
+            say(f"steps run in {name}, as {version}")
             return engine
         engine = ENGINES[last]()
         if last != list(ENGINES)[-1]:

@@ -68,9 +68,9 @@ class Docker:
     @cached_property
     def daemon(self) -> str:
         """What answers, for people: `docker 28.2.2`, `podman 4.9.3`."""
-        said = self.client.version()
-        name = str((said.get("Components") or [{}])[0].get("Name", ""))
-        return f"{'podman' if 'Podman' in name else 'docker'} {said['Version']}"
+        version = self.client.version()
+        name = str((version.get("Components") or [{}])[0].get("Name", ""))
+        return f"{'podman' if 'Podman' in name else 'docker'} {version['Version']}"
 
     def check(self) -> str:
         """See Engine.check."""
@@ -174,18 +174,18 @@ class Docker:
             tarfile.open(fileobj=_Reader(stream), mode="r|", bufsize=COPY_SIZE) as archive,
         ):
             for member in archive:
-                place = output / Path(member.name).relative_to("out")
+                path = output / Path(member.name).relative_to("out")
                 if member.isdir():
-                    place.mkdir(exist_ok=True)
-                    folders[place] = member.mode
+                    path.mkdir(exist_ok=True)
+                    folders[path] = member.mode
                 elif member.issym():
-                    place.symlink_to(member.linkname)
+                    path.symlink_to(member.linkname)
                 elif reader := archive.extractfile(member):
-                    with place.open("wb") as file:
+                    with path.open("wb") as file:
                         copy_sparse_to(file, reader)
-                    place.chmod(member.mode)
-        for place, mode in reversed(folders.items()):
-            place.chmod(mode)
+                    path.chmod(member.mode)
+        for path, mode in reversed(folders.items()):
+            path.chmod(mode)
 
     @staticmethod
     def _image_name(root: Path) -> str:

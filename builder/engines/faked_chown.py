@@ -33,7 +33,7 @@ def filter_program(answer: int = SUCCEED) -> bytes:
         (_LOAD_WORD, 0, 0, _OFFSET_ARCH),
         (_JUMP_IF_EQUAL, 0, to_answer, _AUDIT_ARCH_X86_64),  # other: skip to "allow"
         (_LOAD_WORD, 0, 0, _OFFSET_NR),
-        *((_JUMP_IF_EQUAL, len(calls) - place, 0, number) for place, number in enumerate(calls)),
+        *((_JUMP_IF_EQUAL, len(calls) - index, 0, number) for index, number in enumerate(calls)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, answer),
     ]

@@ -196,9 +196,9 @@ def _open(root: str, start: str, name: bytes, *, follow: bool) -> int:
     if not name.startswith(b"/"):
         # Links may lead up and start anew at the root, so the path has to begin there. What the
         # kernel says of both places is seen from the root of the job.
-        above, place = (os.fsencode(Path(link).readlink()) for link in (root, start))
-        inside = place.removeprefix(above.rstrip(b"/"))
-        if inside == place and above != b"/":
+        above, beginning = (os.fsencode(Path(link).readlink()) for link in (root, start))
+        inside = beginning.removeprefix(above.rstrip(b"/"))
+        if inside == beginning and above != b"/":
             return os.open(os.fsencode(start) + b"/" + name, flags)  # outside of its own root
         name = inside + b"/" + name
     folder = os.open(root, os.O_PATH | os.O_CLOEXEC)
@@ -220,7 +220,7 @@ def _note(file: int, call: int, arguments: Sequence[int], unsaid: tuple[bool, bo
     """
     status = os.fstat(file)
     at = 2 if call == FCHOWNAT else 1
-    wanted = tuple(arguments[place] & _UNCHANGED for place in (at, at + 1))
+    wanted = tuple(arguments[index] & _UNCHANGED for index in (at, at + 1))
     uid, gid = (
         None if number == _UNCHANGED or (number == 0 and not_said) else number
         for number, not_said in zip(wanted, unsaid, strict=True)

@@ -136,5 +136,5 @@ class Node:
             timeout=SSH_TIMEOUT_S,
         )  # fmt: skip
         if done.returncode:
-            said = (done.stderr or done.stdout).decode(errors="replace").strip()
-            raise UserError(f"{host}: its files are as before: {said}")
+            output = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise UserError(f"{host}: its files are as before: {output}")

@@ -69,20 +69,20 @@ def unpack_xz(packed: Path, target: Path) -> None:
 
 
 def _write_unpacked(streams: list[bytes], target: Path) -> None:
-    places: dict[bytes, tuple[int, int]] = {}
+    known: dict[bytes, tuple[int, int]] = {}
     count = os.cpu_count() or 1
     with target.open("wb+") as file, ThreadPoolExecutor(count) as pool:
         for start in range(0, len(streams), 2 * count):
             batch = streams[start : start + 2 * count]
-            fresh = [stream for stream in dict.fromkeys(batch) if stream not in places]
+            fresh = [stream for stream in dict.fromkeys(batch) if stream not in known]
             pieces = dict(zip(fresh, pool.map(_unpacked, fresh), strict=True))
             for stream in batch:
                 if stream in pieces:
-                    places[stream] = file.tell(), len(pieces[stream])
+                    known[stream] = file.tell(), len(pieces[stream])
                     write_sparse(file, pieces.pop(stream))
                 else:
-                    here, (place, size) = file.tell(), places[stream]
-                    file.seek(place)
+                    here, (offset, size) = file.tell(), known[stream]
+                    file.seek(offset)
                     piece = file.read(size).ljust(size, b"\0")  # the file may end in a hole
                     file.seek(here)
                     write_sparse(file, piece)
@@ -135,12 +135,12 @@ def _pieces(path: Path, borders: list[int], whole: hashlib._Hash) -> Iterator[by
 def _packed(level: int, data: bytes) -> tuple[str, bytes]:
     """The hash of a chunk and the chunk packed; most are as in the release before."""
     name = hashlib.sha256(data).hexdigest()
-    place = CACHE / "chunks" / f"{name}.xz-{level}-1"
-    if place.exists():
-        mark_used(place)
-        return name, place.read_bytes()
+    cached = CACHE / "chunks" / f"{name}.xz-{level}-1"
+    if cached.exists():
+        mark_used(cached)
+        return name, cached.read_bytes()
     # A chunk is all that there is to look back at; a larger dictionary only costs the node memory.
     filters = [{"id": lzma.FILTER_LZMA2, "preset": level, "dict_size": CHUNK}]
     packed = lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters)
-    write_atomically(place, packed)
+    write_atomically(cached, packed)
     return name, packed

@@ -56,7 +56,7 @@ def revoke(name: str) -> str:
         raise UserError(f"there is no {path}", f"there are: {', '.join(public_names()) or 'none'}")
     key = PublicKey.parse(path.read_bytes(), str(path))
     before = REVOKED.read_text().split() if REVOKED.exists() else []
-    write_atomically(REVOKED, "".join(f"{one}\n" for one in sorted({*before, key.id})).encode())
+    write_atomically(REVOKED, "".join(f"{line}\n" for line in sorted({*before, key.id})).encode())
     path.unlink()
     return key.id
 
@@ -90,7 +90,7 @@ def _key_file(name: str) -> Path:
             f"it trusts: {', '.join(trusted) or 'none'}",
         )
     names = [name] if name else trusted
-    files = [path for path in (folder / f"{one}.key" for one in names) if path.exists()]
+    files = [path for path in (folder / f"{name}.key" for name in names) if path.exists()]
     if not files:
         wanted = ", ".join(names) or "none; make one: ./inv key.new"
         raise UserError(f"{folder} has no private key of this image, which trusts: {wanted}")

@@ -35,8 +35,8 @@ PARTS_LIST, LOCK, CHANGES = "sbom.json", "apk.lock", "changes.json"
 
 def store_of(config: Config) -> Store:
     """Where this machine keeps releases of this system: apart from `build/`, which may go."""
-    if place := os.environ.get("BELAY_STORE"):
-        return Store(Path(place))
+    if folder := os.environ.get("BELAY_STORE"):
+        return Store(Path(folder))
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Store(Path(data) / "belay" / config.os.name)
 
@@ -69,22 +69,22 @@ def config_of_tag(config: Config, tag: str) -> Config:
 
 def require_lock(config: Config, sample: bool) -> None:
     """Raise UserError where what a lock names may not be released."""
-    place = lock_file(config)
-    lock = read_lock(place)
-    is_inside = place.is_relative_to(PROJECT)
-    if lock is None or not is_inside or not git("ls-files", "--", str(place)):
+    path = lock_file(config)
+    lock = read_lock(path)
+    is_inside = path.is_relative_to(PROJECT)
+    if lock is None or not is_inside or not git("ls-files", "--", str(path)):
         raise UserError(
-            f"{place.name} is in no commit, so this tag says not which packages it has",
-            f"make it: ./inv lock; then git add {place.name}, commit, and tag that",
+            f"{path.name} is in no commit, so this tag says not which packages it has",
+            f"make it: ./inv lock; then git add {path.name}, commit, and tag that",
         )
     if config.disk.slot_mib == AUTO and config.alpine.kernel not in lock.slots:
         raise UserError(
-            f"{place.name} doesn't say yet how large slots are",
+            f"{path.name} doesn't say yet how large slots are",
             "run ./inv lock; then commit that, and tag the commit",
         )
     if is_stand_in(lock, config.alpine) and not sample:
         raise UserError(
-            f"{place.name} has the packages of the sample mirror, which get no security updates",
+            f"{path.name} has the packages of the sample mirror, which get no security updates",
             "when Alpine's mirror can be reached: ./inv lock --upgrade; to try things: --sample, "
             'or mirror = "sample" in [alpine]',
         )

@@ -34,13 +34,13 @@ def write_netboot(folder: Path, url: str, cmdline: str) -> None:
     """Write all files to `folder`, which a server is to show at `url`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in FILES.items():
-        place, fresh = folder / name, folder / f".{name}"
+        path, fresh = folder / name, folder / f".{name}"
         fresh.unlink(missing_ok=True)
         try:
             os.link((BUILD / source).resolve(), fresh)
         except OSError:  # another file system
             shutil.copyfile(BUILD / source, fresh)
-        fresh.replace(place)
+        fresh.replace(path)
     slot = folder / "slot.img"
     frame = frame_of(BUILD / "disk.img")
     write_atomically(folder / FRAME_FILE, frame)

@@ -52,17 +52,17 @@ def missing(store: Store, manifest: Manifest, target: Target) -> list[File]:
 
     Raises UserError where it has another release of that version.
     """
-    there = target.sizes()
+    sizes = target.sizes()
     blobs = [manifest.slot.blob, *manifest.files.values()]
     wanted = [
         File(store.blobs / blob.sha256, f"blobs/{blob.sha256}")
         for blob in blobs
-        if there.get(f"blobs/{blob.sha256}") != blob.size
+        if sizes.get(f"blobs/{blob.sha256}") != blob.size
     ]
     for name in ("manifest.json.minisig", "manifest.json"):
         path = store.release(manifest.version) / name
         remote = f"releases/{manifest.version}/{name}"
-        if remote not in there:
+        if remote not in sizes:
             wanted.append(File(path, remote))
         elif name == "manifest.json" and target.get(remote) != path.read_bytes():
             raise UserError(
@@ -106,15 +106,15 @@ def require_channel(target: Target, name: str, asked: str, new: bool) -> None:
     nodes of this image ask, which is no mistake.
     """
     check_channel_name(name)
-    there = sorted({known.removesuffix(SITE) for known in channel_names(target)})
-    if name in there:
+    names = sorted({known.removesuffix(SITE) for known in channel_names(target)})
+    if name in names:
         return
     if new or name == asked:
         say(f"{name} is a new channel of {target.name}")
         return
-    nearest = difflib.get_close_matches(name, [*there, asked], n=1)
+    nearest = difflib.get_close_matches(name, [*names, asked], n=1)
     found = (
-        f"{target.name} has no channel {name}; it has: {', '.join(there) or 'none'}; "
+        f"{target.name} has no channel {name}; it has: {', '.join(names) or 'none'}; "
         f"nodes of this image ask for {asked}"
     )
     if not confirmed(f"{found}\nMake a new channel {name}?"):

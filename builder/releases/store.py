@@ -56,11 +56,11 @@ class Store:
 
     def add_release(self, manifest: Manifest, sign: Sign) -> None:
         """Sign a manifest whose blobs are here; a release that is here never changes."""
-        place = self.release(manifest.version)
-        if place.exists():
-            raise UserError(f"release {manifest.version} exists already, in {place}")
+        target = self.release(manifest.version)
+        if target.exists():
+            raise UserError(f"release {manifest.version} exists already, in {target}")
         data = render(manifest)
-        with folder_for(place) as folder:
+        with folder_for(target) as folder:
             (folder / "manifest.json").write_bytes(data)
             comment = f"{manifest.os} {manifest.version}"
             (folder / "manifest.json.minisig").write_bytes(sign(data, comment))
@@ -71,18 +71,18 @@ class Store:
 
     def manifest(self, version: str, keys: list[PublicKey]) -> Manifest:
         """A release's manifest, verified. Raises UserError."""
-        place = self.release(version)
-        if not place.exists():
+        folder = self.release(version)
+        if not folder.exists():
             known = ", ".join(self.versions()) or "none"
             raise UserError(
                 f"there is no release {version} in {self.folder}", f"there are: {known}"
             )
-        data = (place / "manifest.json").read_bytes()
-        signature = (place / "manifest.json.minisig").read_bytes()
+        data = (folder / "manifest.json").read_bytes()
+        signature = (folder / "manifest.json.minisig").read_bytes()
         try:
             return open_manifest(data, signature, keys, f"release {version}")
         except Refused as error:
-            raise UserError(f"{place}: {error}") from None
+            raise UserError(f"{folder}: {error}") from None
 
 
 def unpack_disk(store: Store, manifest: Manifest, target: Path) -> None:

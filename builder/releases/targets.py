@@ -35,12 +35,12 @@ class Target(Protocol):
         """A small file. Raises UserError."""
 
 
-def open_target(place: str, base: Path = Path()) -> Target:
+def open_target(location: str, base: Path = Path()) -> Target:
     """The target at `/folder`, `folder` (below `base`) or `[user@]host:/folder`."""
-    host, colon, folder = place.partition(":")
+    host, colon, folder = location.partition(":")
     if colon and "/" not in host:
         return Ssh(host, folder)
-    return Folder(base / Path(place).expanduser())
+    return Folder(base / Path(location).expanduser())
 
 
 class Folder:
@@ -60,15 +60,15 @@ class Folder:
 
     def put(self, path: Path, name: str) -> None:
         """See Target.put."""
-        place = self.folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(f".partial-{place.name}")
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f".partial-{target.name}")
         try:
             shutil.copyfile(path, fresh)
             fresh.chmod(0o644)
-            fresh.rename(place)
+            fresh.rename(target)
         except OSError as error:
-            raise UserError(f"{place} can't be written: {error.strerror}") from None
+            raise UserError(f"{target} can't be written: {error.strerror}") from None
         finally:
             fresh.unlink(missing_ok=True)
 
@@ -97,13 +97,13 @@ class Ssh:
 
     def put(self, path: Path, name: str) -> None:
         """See Target.put."""
-        place = shlex.quote(f"{self.folder}/{name}")
+        target = shlex.quote(f"{self.folder}/{name}")
         folder, _, last = f"{self.folder}/{name}".rpartition("/")
         fresh = shlex.quote(f"{folder}/.partial-{last}")
         size = path.stat().st_size
         self._run(
             f"mkdir -p {shlex.quote(folder)} && cat >{fresh} && "
-            f'[ "$(wc -c <{fresh})" -eq {size} ] && chmod 644 {fresh} && mv {fresh} {place}',
+            f'[ "$(wc -c <{fresh})" -eq {size} ] && chmod 644 {fresh} && mv {fresh} {target}',
             path,
         )
 

@@ -35,12 +35,12 @@ def sample_mirror(release: str) -> Path:
         known = ", ".join(sorted(WHEELS))
         raise UserError(f"there is no sample of Alpine {release}", f"there is one of: {known}")
     branch = "v" + ".".join(release.split(".")[:2])
-    place = CACHE / "sample" / f"{branch}-{wheel.sha256[:12]}-{LAYOUT}"
-    if not place.is_dir():
+    cached = CACHE / "sample" / f"{branch}-{wheel.sha256[:12]}-{LAYOUT}"
+    if not cached.is_dir():
         say(f"making the sample mirror of Alpine {release} (once, about 15 s)")
-        with folder_for(place) as mirror, tempfile.TemporaryDirectory() as scratch:
+        with folder_for(cached) as mirror, tempfile.TemporaryDirectory() as scratch:
             _make(mirror, wheel, branch, Path(scratch))
-    return place
+    return cached
 
 
 def _make(mirror: Path, wheel: Wheel, branch: str, scratch: Path) -> None:

@@ -32,14 +32,14 @@ class Report:
 def report(item: Keyed) -> Report:
     """Look at one step."""
     last = _last_result(item)
-    place = item.place if item.is_built else last
-    record = _record(place)
+    folder = item.place if item.is_built else last
+    record = _record(folder)
     return Report(
         item.step.name,
         "cached" if item.is_built else "stale" if last else "absent",
         tuple(_differences(_record(last).get("parts"), item.parts)),
         tuple(sorted(item.step.needs)),
-        sum(path.stat().st_size for path in _outputs(item, place)),
+        sum(path.stat().st_size for path in _outputs(item, folder)),
         float(record.get("seconds", 0.0)),
     )
 
@@ -50,16 +50,16 @@ def _last_result(item: Keyed) -> Path | None:
     return link.readlink().parent if link.is_symlink() and link.exists() else None
 
 
-def _record(place: Path | None) -> dict[str, Any]:
+def _record(folder: Path | None) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((place / RECORD).read_text()) if place else {}
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text()) if folder else {}
         return record
     except FileNotFoundError:
         return {}
 
 
-def _outputs(item: Keyed, place: Path | None) -> list[Path]:
-    paths = [place / name for name in item.step.outputs] if place else []
+def _outputs(item: Keyed, folder: Path | None) -> list[Path]:
+    paths = [folder / name for name in item.step.outputs] if folder else []
     return [path for path in paths if path.exists()]
 
 

@@ -39,7 +39,7 @@ def read_modes(modes: Path = MODES, overlay: Path = OVERLAY) -> list[Wanted]:
     if not modes.exists():
         return []
     files = {file.relative_to(overlay) for file in files_below(overlay)}
-    there = files | {folder for file in files for folder in file.parents if folder.name}
+    known = files | {folder for file in files for folder in file.parents if folder.name}
     found: dict[str, Wanted] = {}
     for number, line in enumerate(text_of(modes.read_bytes()).split("\n"), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -53,7 +53,7 @@ def read_modes(modes: Path = MODES, overlay: Path = OVERLAY) -> list[Wanted]:
         path = os.path.normpath(match[4].strip("/"))
         if (overlay / path).is_symlink():
             raise UserError(f"{where} {path} is a link, which has no mode", "name what it leads to")
-        if Path(path) not in there:
+        if Path(path) not in known:
             ignored = ", that git would keep" if (overlay / path).exists() else ""
             raise UserError(f"{where} there is no file or folder {path} in {overlay}{ignored}")
         if path.startswith("lib/firmware/"):

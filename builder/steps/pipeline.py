@@ -254,11 +254,11 @@ def slot(config: Config) -> Step:
 def frame(config: Config) -> Step:
     """The disk image without its slots: what is before them, and what is behind."""
     disk = layout(config)
-    places = {}
+    sectors = {}
     for partition in disk.partitions:
         name = partition.name.upper().replace("-", "_")
-        places[f"{name}_FIRST"] = str(partition.first)
-        places[f"{name}_SECTORS"] = str(partition.sectors)
+        sectors[f"{name}_FIRST"] = str(partition.first)
+        sectors[f"{name}_SECTORS"] = str(partition.sectors)
     return Step(
         name="frame",
         script=PROJECT / "builder" / "disk" / "frame.sh",
@@ -274,7 +274,7 @@ def frame(config: Config) -> Step:
             "ESP_NUMBER": str(PARTITIONS.index(PARTITION_ESP) + 1),
             "DATA_LABEL": PARTITION_DATA,
             "DATA_UUID": disk[PARTITION_DATA].guid,
-            **places,
+            **sectors,
         },
         outputs=(HEAD, TAIL, END),
     )

@@ -121,8 +121,8 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
     step = item.step
     start = time.monotonic()
     log = LOGS / f"{step.name}.log"
-    with folder_for(item.place) as place:
-        out, written = place / ".work", place / ".inputs"
+    with folder_for(item.place) as result:
+        out, written = result / ".work", result / ".inputs"
         for folder in (out, written):
             folder.mkdir()
             folder.chmod(0o755)
@@ -139,15 +139,15 @@ def _build(item: Keyed, root: Path, engine: Engine) -> None:
         note = (out / NOTE).read_text().strip() if (out / NOTE).exists() else ""
         seconds = time.monotonic() - start
         record = {"parts": dict(item.parts), "seconds": seconds, "note": note}
-        (place / RECORD).write_text(json.dumps(record, indent=1))
+        (result / RECORD).write_text(json.dumps(record, indent=1))
         for name in step.outputs:
             if not (out / name).exists():
                 raise UserError(f"step {step.name} made no {name}", f"its output: {log}")
-            (out / name).rename(place / name)
+            (out / name).rename(result / name)
         remove_tree(out)
         remove_tree(written)
         if item.is_built:  # it was forced: another process may be reading what is there
-            for path in place.iterdir():
+            for path in result.iterdir():
                 path.replace(item.place / path.name)
 
 

@@ -182,7 +182,7 @@ def code_digest(module: str, project: Path = PROJECT) -> str:
         text = path.read_text()
         found[name] = hashlib.sha256(text.encode()).hexdigest()
         for origin, names in IMPORT.findall(text):
-            queue += [origin, *(f"{origin}.{one}" for one in re.findall(r"\w+", names))]
+            queue += [origin, *(f"{origin}.{name}" for name in re.findall(r"\w+", names))]
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 

@@ -136,9 +136,9 @@ class Machine:
 
     def ssh_port(self) -> int:
         """The port of this machine that leads to the guest's SSH."""
-        said = self.qmp("human-monitor-command", command_line="info usernet")
-        match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", said)
-        assert match, said
+        output = self.qmp("human-monitor-command", command_line="info usernet")
+        match = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", output)
+        assert match, output
         return int(match[1])
 
     # --- the console ---
@@ -211,15 +211,15 @@ class Machine:
         if self._process is None or not self._process.isalive():
             return "qemu ended"
         try:
-            places = []
+            registers = []
             for _ in range(3):
                 status = self.qmp("query-status")["status"]
-                said = self.qmp("human-monitor-command", command_line="info registers")
-                places += re.findall(r"\b([ER]IP=\S+)", said)
+                output = self.qmp("human-monitor-command", command_line="info registers")
+                registers += re.findall(r"\b([ER]IP=\S+)", output)
                 time.sleep(0.5)
         except Exception as error:  # of the monitor; what is told is another one
             return f"qemu doesn't answer: {error!r}"
-        return f"the machine is {status}, at {' '.join(places)}"
+        return f"the machine is {status}, at {' '.join(registers)}"
 
     # --- what tests say ---
 

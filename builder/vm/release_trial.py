@@ -142,5 +142,5 @@ def _status(remote: Remote) -> dict[str, Any]:
 
 
 def _boot_id(remote: Remote) -> str:
-    code, said = remote.run("cat /proc/sys/kernel/random/boot_id")
-    return "" if code else said.strip()
+    code, output = remote.run("cat /proc/sys/kernel/random/boot_id")
+    return "" if code else output.strip()

@@ -96,22 +96,22 @@ def bring_site(remote: Remote, archive: bytes) -> None:
 
 def unhealthy(remote: Remote) -> str:
     """Which health check fails on a machine, and why; nothing where it is healthy."""
-    code, said = remote.run("sh -s", CHECKS_TIMEOUT_S, CHECKS.read_bytes())
-    return (said.strip().splitlines() or ["no check could be run"])[-1] if code else ""
+    code, output = remote.run("sh -s", CHECKS_TIMEOUT_S, CHECKS.read_bytes())
+    return (output.strip().splitlines() or ["no check could be run"])[-1] if code else ""
 
 
 def _judge(remote: Remote, node: str, tell: Tell) -> str:
     apply = f"cd {TREE} && ./apply {node}"
     tell("applying the site")
-    code, said = remote.run(apply, APPLY_TIMEOUT_S)
+    code, output = remote.run(apply, APPLY_TIMEOUT_S)
     if code:
-        return f"apply failed: {said.strip()[-500:]}"
+        return f"apply failed: {output.strip()[-500:]}"
     before = remote.run(_STATE)[1]
     remote.succeed("touch /tmp/before && sleep 1")
     tell("applying it once more")
-    code, said = remote.run(apply, APPLY_TIMEOUT_S)
+    code, output = remote.run(apply, APPLY_TIMEOUT_S)
     if code:
-        return f"the second apply failed: {said.strip()[-500:]}"
+        return f"the second apply failed: {output.strip()[-500:]}"
     if touched := remote.run(_TOUCHED)[1].split():
         return f"a second apply changed {' '.join(touched)}"
     if remote.run(_STATE)[1] != before:
@@ -121,13 +121,13 @@ def _judge(remote: Remote, node: str, tell: Tell) -> str:
         return f"unhealthy with the site: {wrong}"
     if remote.run(f"test -x {TREE}/check")[0]:
         return ""
-    code, said = 1, ""
+    code, output = 1, ""
     deadline = time.monotonic() + APPLY_TIMEOUT_S
     while code and time.monotonic() < deadline:
-        code, said = remote.run(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
+        code, output = remote.run(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
         if code:
             time.sleep(1)
-    return f"check failed: {said.strip()[-500:]}" if code else ""
+    return f"check failed: {output.strip()[-500:]}" if code else ""
 
 
 def report(matrix: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -47,6 +47,6 @@ def test_switching_between_releases_rebuilds_nothing(tmp_path: Path) -> None:
 
 def test_a_release_that_the_mirror_no_longer_has_is_refused(tmp_path: Path, mirror: Mirror) -> None:
     inv = Inv(tmp_path, mirror)
-    said = inv.fails("lock", BELAY_ALPINE_RELEASE="3.23.5")
-    assert "the mirror has Alpine 3.23.6, and 3.23.5 is asked for" in said
+    output = inv.fails("lock", BELAY_ALPINE_RELEASE="3.23.5")
+    assert "the mirror has Alpine 3.23.6, and 3.23.5 is asked for" in output
     inv.succeeds("lock", BELAY_ALPINE_RELEASE="3.23.6")

@@ -49,8 +49,8 @@ def test_a_nodes_files_are_written_into_a_disk_image(
     files.mkdir()
     (files / "name").write_text("crag-9\n")
     plan = plan_for(load_config(), ["chroot"], Progress())
-    place = open_place(str(image))
-    place.write(files, lambda: volume(files, "BELAY", plan.root, plan.engine))
+    target = open_place(str(image))
+    target.write(files, lambda: volume(files, "BELAY", plan.root, plan.engine))
     node = disk_layout["node"]
     with image.open("rb") as disk:
         disk.seek(node.first * SECTOR)
@@ -99,8 +99,8 @@ def test_modloop_holds_plain_modules_that_find_each_other(
         find /tmp/root -name '*.ko.*' | wc -l
         modprobe -d /tmp/root -S $(ls /tmp/root/lib/modules) --show-depends vfat
     """
-    said = in_container(script, modloop=artefacts / "modloop.squashfs")
-    kernel, packed, *depends = said.splitlines()
+    output = in_container(script, modloop=artefacts / "modloop.squashfs")
+    kernel, packed, *depends = output.splitlines()
     assert (packed.strip(), kernel.endswith("-virt")) == ("0", True)
     assert [line.rpartition("/")[2].strip() for line in depends] == ["fat.ko", "vfat.ko"]
 

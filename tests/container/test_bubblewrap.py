@@ -189,9 +189,9 @@ def test_errors_far_before_the_end_are_shown(run: Runner) -> None:
     script = "echo 'why it is'; echo 'ERROR: pkg.post-install: failed'; seq 1 40; exit 3"
     with pytest.raises(CommandError) as caught:
         run(script)
-    said = str(caught.value).splitlines()
-    assert said[1:4] == ["  why it is", "  ERROR: pkg.post-install: failed", "  ..."]
-    assert said[4:-1] == [f"  {number}" for number in range(26, 41)]
+    output = str(caught.value).splitlines()
+    assert output[1:4] == ["  why it is", "  ERROR: pkg.post-install: failed", "  ..."]
+    assert output[4:-1] == [f"  {number}" for number in range(26, 41)]
 
 
 def test_a_container_whose_proc_is_partly_covered_will_do(run: Runner) -> None:
@@ -244,8 +244,8 @@ def giving_away(out: Path) -> Job:
 
 
 def test_owners_that_are_asked_for_are_noted(run: Runner) -> None:
-    said = Bubblewrap().run(giving_away(run.out), run.folder / "log").split()
-    assert said == [str(number) for number in (errno.ENOENT, errno.ENOTDIR, errno.ENOENT, 755)]
+    output = Bubblewrap().run(giving_away(run.out), run.folder / "log").split()
+    assert output == [str(number) for number in (errno.ENOENT, errno.ENOTDIR, errno.ENOENT, 755)]
     inodes = {path.lstat().st_ino: path.name for path in run.out.rglob("*")}
     notes = [(inodes[note.inode], note.uid, note.gid) for note in read_notes(run.out / NOTES)]
     assert notes == [

@@ -57,9 +57,9 @@ def test_only_what_nobody_can_repair_is_given_up(
     add_library(tmp_path, copy=True)
     library = tmp_path / "usr/lib/belay"
     script = SCRIPT.replace("{damage}", f"{{ {damage}; }} >/dev/null 2>&1 || :")
-    said = in_container(
+    output = in_container(
         script.replace("{ro}", str(ro)),
         service=OVERLAY / "etc/init.d/belay-data",
         library=library,
     )
-    assert said.splitlines()[-1].startswith(want), said
+    assert output.splitlines()[-1].startswith(want), output

@@ -40,9 +40,9 @@ def test_each_kind_of_difference_in_a_squashfs_is_named(
     """
     in_container(script)
     out = tmp_path / "container output"
-    one, two = (lister.files(out / name) for name in ("one", "two"))
-    assert one["same"] == File("file", 0o644, "0/0", 2, one["same"].content)
-    assert differences(one, two) == {
+    first, second = (lister.files(out / name) for name in ("one", "two"))
+    assert first["same"] == File("file", 0o644, "0/0", 2, first["same"].content)
+    assert differences(first, second) == {
         "content": "content",
         "gone": "only in the first",
         "link": "-> one now two",
@@ -83,5 +83,5 @@ def test_a_changed_file_in_a_tar_is_named(lister: Lister, tmp_path: Path) -> Non
             info = tarfile.TarInfo("file")
             info.size = 1
             tar.addfile(info, io.BytesIO(data))
-    one, two = (lister.files(tmp_path / name) for name in ("one", "two"))
-    assert differences(one, two) == {"file": "content"}
+    first, second = (lister.files(tmp_path / name) for name in ("one", "two"))
+    assert differences(first, second) == {"file": "content"}

@@ -73,13 +73,13 @@ class Wire:
                 far = socket.socket(socket.AF_UNIX)
                 far.connect(self._path)
                 self._ends += [near, far]
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+                for reader, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(reader, other), daemon=True).start()
 
     @staticmethod
-    def _copy(one: socket.socket, other: socket.socket) -> None:
+    def _copy(near: socket.socket, other: socket.socket) -> None:
         with suppress(OSError):
-            while data := one.recv(1 << 16):
+            while data := near.recv(1 << 16):
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
 
@@ -121,8 +121,8 @@ def test_a_job_sees_its_inputs_and_leaves_its_outputs(
         ln -s d/copy out/link
         tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '
     """
-    said = run(engine, root, tmp_path, script, greeting=tmp_path / "greeting")
-    assert said.split() == ["hello", "red", "/srv", "lo"]
+    output = run(engine, root, tmp_path, script, greeting=tmp_path / "greeting")
+    assert output.split() == ["hello", "red", "/srv", "lo"]
     copy = tmp_path / "out/d/copy"
     assert (copy.read_text(), copy.stat().st_mode & 0o7777) == ("hello\n", 0o4755)
     assert copy.stat().st_uid == os.getuid()
@@ -242,8 +242,8 @@ def test_ctrl_c_leaves_no_container(
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=180)
-    assert process.returncode == 130, said
+    _, output = process.communicate(timeout=180)
+    assert process.returncode == 130, output
     wait_until_removed(engine)
 
 
@@ -265,10 +265,10 @@ def test_roots_that_nobody_builds_with_leave_the_daemon(
         monkeypatch.setenv("DOCKER_HOST", host)
         engine = Docker()
         names = []
-        for place, unused_after_s in ("old", 60), ("new", 60), ("newest", -60):
-            root = tmp_path / place
+        for path, unused_after_s in ("old", 60), ("new", 60), ("newest", -60):
+            root = tmp_path / path
             root.mkdir()
-            (root / "what").write_text(place)
+            (root / "what").write_text(path)
             monkeypatch.setattr(docker_engine, "UNUSED_AFTER_S", unused_after_s)
             names.append(engine._image(root))
             found = [tag for image in engine.client.images.list("belay") for tag in image.tags]

@@ -55,15 +55,15 @@ def test_a_build_needs_the_network_only_once(inv: Inv, mirror: Mirror) -> None:
 
 
 def test_a_mirror_that_cannot_be_reached_is_named(inv: Inv) -> None:
-    said = inv.fails("lock", BELAY_ALPINE_MIRROR="http://127.0.0.1:1")
-    assert "http://127.0.0.1:1/v3.23/main" in said
-    assert "can't be reached" in said and "Connection refused" in said
+    output = inv.fails("lock", BELAY_ALPINE_MIRROR="http://127.0.0.1:1")
+    assert "http://127.0.0.1:1/v3.23/main" in output
+    assert "can't be reached" in output and "Connection refused" in output
 
 
 def test_a_package_that_the_mirror_lacks_is_named(inv: Inv, mirror: Mirror) -> None:
-    said = inv.fails("lock", BELAY_ALPINE_KERNEL="lts")
-    assert 'kernel = "lts" in [alpine] of image.toml: the mirror has no package linux-lts' in said
-    assert "rootfs/world" not in said, "that file names no kernel"
+    output = inv.fails("lock", BELAY_ALPINE_KERNEL="lts")
+    assert 'kernel = "lts" in [alpine] of image.toml: the mirror has no package linux-lts' in output
+    assert "rootfs/world" not in output, "that file names no kernel"
     inv.succeeds("lock")
 
 
@@ -77,8 +77,8 @@ def test_a_label_of_the_server_changes_no_byte(inv: Inv, mirror: Mirror, encodin
 def test_a_password_is_told_to_the_mirror_alone(inv: Inv, mirror: Mirror) -> None:
     mirror.login = "builder:s3cret pw@x"
     private = mirror.url.replace("http://", "http://builder:s3cret%20pw%40x@")
-    said = inv.fails("lock")
-    assert "401" in said and "in the URL (by the environment), or in ~/.netrc" in said
+    output = inv.fails("lock")
+    assert "401" in output and "in the URL (by the environment), or in ~/.netrc" in output
     done = inv("chroot", BELAY_ALPINE_MIRROR=private)
     assert done.returncode == 0, done.stderr
     assert f'source = "{mirror.url}"' in inv.lock.read_text()
@@ -109,14 +109,18 @@ def test_netrc_is_believed(inv: Inv, mirror: Mirror, tmp_path: Path) -> None:
 
 def test_certificates_that_are_gone_are_named(inv: Inv) -> None:
     env = {"BELAY_ALPINE_MIRROR": "https://127.0.0.1:1", "REQUESTS_CA_BUNDLE": "/nowhere.pem"}
-    said = inv.fails("lock", **env)
-    assert "/nowhere.pem" in said and "see REQUESTS_CA_BUNDLE" in said
+    output = inv.fails("lock", **env)
+    assert "/nowhere.pem" in output and "see REQUESTS_CA_BUNDLE" in output
 
 
 def test_what_the_mirror_has_dropped_is_said_with_a_remedy(inv: Inv, mirror: Mirror) -> None:
     mirror.changed[mirror.package("kmod")] = None
-    said = inv.fails("lock")
-    assert "404" in said and "is in the middle of an update" in said and "or another mirror" in said
+    output = inv.fails("lock")
+    assert (
+        "404" in output
+        and "is in the middle of an update" in output
+        and "or another mirror" in output
+    )
 
 
 @pytest.fixture
@@ -189,14 +193,14 @@ def test_what_is_broken_on_the_mirror_is_refused(
 ) -> None:
     path = mirror.package(what) if what else INDEX
     mirror.changed[path] = change(mirror.content(path))
-    said = inv.fails("lock")
-    assert f"{mirror.url}{path}: " in said
-    assert any(words in said for words in message.split("|")), said
+    output = inv.fails("lock")
+    assert f"{mirror.url}{path}: " in output
+    assert any(words in output for words in message.split("|")), output
     mirror.changed.clear()
     inv.succeeds("lock")
 
 
 def test_a_mirror_signed_by_an_unknown_key_is_refused(inv: Inv) -> None:
-    said = inv.fails("lock", BELAY_ALPINE_KEYS="builder/alpine/keys")
-    assert "is not signed by any of the keys" in said
+    output = inv.fails("lock", BELAY_ALPINE_KEYS="builder/alpine/keys")
+    assert "is not signed by any of the keys" in output
     inv.succeeds("lock")

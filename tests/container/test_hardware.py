@@ -36,13 +36,13 @@ VERSION = "6.18.56-0-virt"  # of the sample's kernel
 
 def modloop_of(in_container: InContainer, project: Project, folder: str) -> dict[str, str]:
     """The files and links in a folder of the modloop part, and where links lead."""
-    said = in_container(
+    output = in_container(
         f"unsquashfs -q -n -d /tmp/all in/modloop >&2; cd /tmp/all/{folder}; "
         "find . ! -type d | while IFS= read -r path; do"
         ' printf "%s\\t%s\\n" "${path#./}" "$(readlink "$path")"; done',
         modloop=project.build / "modloop.squashfs",
     )
-    return dict(line.split("\t") for line in said.splitlines())
+    return dict(line.split("\t") for line in output.splitlines())
 
 
 def modules_of(in_container: InContainer, project: Project) -> set[str]:
@@ -59,7 +59,7 @@ def test_a_kernel_for_real_machines_fits_by_itself(
     kernel = real_kernel(virt_package(), Shape())
     offer.add(*kernel.drafts)
     project.env["BELAY_ALPINE_KERNEL"] = "lts"
-    said = project.inv("image")
+    output = project.inv("image")
 
     asked = kernel.asked_by(kernel.needs)
     assert modloop_of(in_container, project, "firmware") == kernel.firmware_for(asked)
@@ -67,10 +67,10 @@ def test_a_kernel_for_real_machines_fits_by_itself(
     missing = {f"nobody/has-{number}.bin" for number in range(150)}
     log = (project.build / "log/modloop.log").read_text()
     assert missing <= set(log.splitlines())
-    told = re.search(r"modloop: 4216 modules; (\d+) files of firmware, and (\d+) that", said)
+    told = re.search(r"modloop: 4216 modules; (\d+) files of firmware, and (\d+) that", output)
     assert told and int(told[1]) == len(kernel.firmware_for(asked)) > 2000
     assert len(missing) <= int(told[2]) < 160, "some that real modules ask for are missing too"
-    memory = re.search(r"; (\d+) MiB of memory", said)
+    memory = re.search(r"; (\d+) MiB of memory", output)
     assert memory and int(memory[1]) < 1024
 
     *microcode, last = initramfs_parts((project.build / "initramfs").read_bytes())
@@ -87,14 +87,14 @@ def test_a_kernel_for_real_machines_fits_by_itself(
 
     # A smaller choice, and firmware that no module asks for.
     project.env |= {"BELAY_MODLOOP_MODULES": "pc", "BELAY_MODLOOP_FIRMWARE": "intel/ibt-*"}
-    said = project.inv("modloop")
+    output = project.inv("modloop")
     listed = {name.replace("-", "_") for name in pc_modules()}
-    there = modules_of(in_container, project)
+    kept = modules_of(in_container, project)
     own = kernel.with_needs(listed)
-    assert there & set(kernel.needs) == own != set()
+    assert kept & set(kernel.needs) == own != set()
     asked = kernel.asked_by(own) | {"intel/ibt-*"}
     assert modloop_of(in_container, project, "firmware") == kernel.firmware_for(asked)
-    assert re.search(rf"modloop: {len(there)} of 4216 modules, which saves about \d+ MiB", said)
+    assert re.search(rf"modloop: {len(kept)} of 4216 modules, which saves about \d+ MiB", output)
     done = project.run("modloop", BELAY_MODLOOP_FIRMWARE="intel/ibt-* qca/none*")
     assert done.returncode == 1
     assert "firmware in [modloop] of image.toml: no package has qca/none*" in done.stderr
@@ -105,11 +105,11 @@ def test_microcode_is_named_where_it_is_missing_or_none(
 ) -> None:
     kernel = real_kernel(virt_package(), Shape(modules=900, firmware=200, links=0))
     offer_project.env["BELAY_ALPINE_KERNEL"] = "lts"
-    offer.add(*(one for one in kernel.drafts if "ucode" not in one.fields["P"]))
+    offer.add(*(draft for draft in kernel.drafts if "ucode" not in draft.fields["P"]))
     done = offer_project.run("chroot")
     assert done.returncode == 1
     assert "write !amd-ucode and !intel-ucode into rootfs/world to do without" in done.stderr
-    (amd,) = (one for one in kernel.drafts if one.fields["P"] == "amd-ucode")
+    (amd,) = (draft for draft in kernel.drafts if draft.fields["P"] == "amd-ucode")
     broken = [
         Entry(
             "boot/intel-ucode.img",
@@ -118,7 +118,7 @@ def test_microcode_is_named_where_it_is_missing_or_none(
         )
     ]
     offer.add(
-        *(one for one in kernel.drafts if one.fields["P"] != "intel-ucode"),
+        *(draft for draft in kernel.drafts if draft.fields["P"] != "intel-ucode"),
         draft("intel-ucode", "1-r0", "a test", broken),
     )
     done = offer_project.run("chroot")
@@ -159,8 +159,8 @@ def test_odd_names_of_firmware_mean_what_the_shell_makes_of_them(
         for path, target in PLACES.items()
     ]
     # Outside of kernel/, as drivers of others lie.
-    place = f"lib/modules/{VERSION}/extra/odd.ko"
-    entries.append(Entry(place, 0o644, module("odd", list(ASKED), [])))
+    path = f"lib/modules/{VERSION}/extra/odd.ko"
+    entries.append(Entry(path, 0o644, module("odd", list(ASKED), [])))
     offer.add(draft("drivers", "1.0-r0", "a test", entries, {"post-install": DEPMOD}, D="kmod"))
     project = offer_project
     with (project.root / "rootfs/world").open("a") as world:
@@ -220,9 +220,9 @@ def test_modules_and_firmware_may_be_packed_in_any_way(
     assert {"packed_3", "packed_0", "btrfs"} <= modules_of(in_container, project)
     features = project.root / "initramfs/features/belay.modules"
     features.write_text(f"{features.read_text()}packed-1\nno-such-module\nanother?\n")
-    said = project.inv("initramfs")
-    assert f"initramfs: the kernel {VERSION} has none of these" in said
-    assert re.search(r"name: no-such-module$", said, re.MULTILINE)
+    output = project.inv("initramfs")
+    assert f"initramfs: the kernel {VERSION} has none of these" in output
+    assert re.search(r"name: no-such-module$", output, re.MULTILINE)
     initramfs = initramfs_parts((project.build / "initramfs").read_bytes())
     names = {entry.name for part in initramfs for entry in cpio_entries(bytearray(part))}
     assert {Path(name).name for name in names} >= {"packed_1.ko.gz", "packed_0.ko"}

@@ -78,10 +78,10 @@ def test_an_overlay_is_laid_over_the_root(boot: Callable[..., str]) -> None:
         etc__apk__world="curl\n",
         etc__motd="hello\n",
     )
-    said = boot("apkovl=/dev/sda1:vfat:/host.apkovl.tar.gz", host=data)
-    assert "belay: applied an apkovl" in said
-    assert MOUNTED in said and "./etc/motd" in said
-    assert said.endswith("belay-gate syslog busybox curl ")
+    output = boot("apkovl=/dev/sda1:vfat:/host.apkovl.tar.gz", host=data)
+    assert "belay: applied an apkovl" in output
+    assert MOUNTED in output and "./etc/motd" in output
+    assert output.endswith("belay-gate syslog busybox curl ")
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_an_overlay_is_laid_over_the_root(boot: Callable[..., str]) -> None:
 def test_a_hostile_overlay_is_not_applied(
     boot: Callable[..., str], data: bytes, reason: str
 ) -> None:
-    said = boot("apkovl=sda1:/host.apkovl.tar.gz", host=data)
-    assert f"apkovl host.apkovl.tar.gz is not applied: it {reason}" in said.split("---")[1]
-    assert PLAIN in said and "exit" not in said
+    output = boot("apkovl=sda1:/host.apkovl.tar.gz", host=data)
+    assert f"apkovl host.apkovl.tar.gz is not applied: it {reason}" in output.split("---")[1]
+    assert PLAIN in output and "exit" not in output
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_hostile_overlay_is_not_applied(
     ],
 )
 def test_what_cannot_be_found_is_said(boot: Callable[..., str], apkovl: str, message: str) -> None:
-    said = boot(apkovl, one=archive(etc__motd="1"), two=archive(etc__motd="2"))
-    assert message in said.split("---")[1]
-    assert PLAIN in said and "exit" not in said
+    output = boot(apkovl, one=archive(etc__motd="1"), two=archive(etc__motd="2"))
+    assert message in output.split("---")[1]
+    assert PLAIN in output and "exit" not in output
 
 
 USB = """
@@ -159,8 +159,8 @@ def test_an_overlay_of_a_stick_that_comes_later_is_applied(
 ) -> None:
     """As one behind a hub does."""
     later = "(sleep 1.5; touch dev/sda1) &"
-    said = boot(argument, f"{USB}{more}{later}", host=archive(etc__motd="hello\n"))
-    assert "belay: applied an apkovl" in said and MOUNTED in said, said
+    output = boot(argument, f"{USB}{more}{later}", host=archive(etc__motd="hello\n"))
+    assert "belay: applied an apkovl" in output and MOUNTED in output, output
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_a_stick_that_never_comes_holds_no_boot(
 ) -> None:
     """The own disk's volume counts then; that of another disk with a system never does."""
     report = "trap \"grep -h 'nosuid,nodev\\|losetup -r' $NOTES\" EXIT"
-    said = boot(argument, f"{USB}{LABELS}export STICK_S=1 USB_QUIET=0\n{report}", host=b"")
-    assert "exit" not in said and PLAIN in said, "the system starts"
-    parts = [line for line in said.splitlines() if "losetup -r" in line]
-    assert len(parts) == 2 and all(line.endswith("/dev/vda4") for line in parts), said
+    output = boot(argument, f"{USB}{LABELS}export STICK_S=1 USB_QUIET=0\n{report}", host=b"")
+    assert "exit" not in output and PLAIN in output, "the system starts"
+    parts = [line for line in output.splitlines() if "losetup -r" in line]
+    assert len(parts) == 2 and all(line.endswith("/dev/vda4") for line in parts), output
     if mounted:
-        assert f"{mounted} /tmp/root/belay/media" in said and "sdb5" not in said, said
+        assert f"{mounted} /tmp/root/belay/media" in output and "sdb5" not in output, output
     else:
-        assert "there is no such volume" in said
+        assert "there is no such volume" in output
 
 
 # Answers one request of init, of this machine to itself.
@@ -204,9 +204,9 @@ def served(status: str = "200 OK", body: str = "cat /srv/in/slot", free_mib: int
 
 
 def test_a_system_is_fetched(boot: Callable[..., str]) -> None:
-    said = boot(NETBOOT, served())
-    assert "bringing http://127.0.0.1:8000/slot.img" in said
-    assert PLAIN in said and "exit" not in said
+    output = boot(NETBOOT, served())
+    assert "bringing http://127.0.0.1:8000/slot.img" in output
+    assert PLAIN in output and "exit" not in output
 
 
 def test_the_watchdog_is_fed_while_bytes_come(boot: Callable[..., str]) -> None:
@@ -215,18 +215,18 @@ def test_the_watchdog_is_fed_while_bytes_come(boot: Callable[..., str]) -> None:
     ready = "touch dev/watchdog; export NET_TIMEOUT_S=3; "
     page = "dd if=/srv/in/slot bs=4096 count=1 2>/dev/null skip="
     slow = served(body=f"for at in 0 1 2 3; do {page}$at; sleep 1; done")
-    said = boot(NETBOOT, ready + slow.strip() + count)
-    assert PLAIN in said and "exit" not in said
-    assert int(said.split("fed ")[1]) >= 9, said
+    output = boot(NETBOOT, ready + slow.strip() + count)
+    assert PLAIN in output and "exit" not in output
+    assert int(output.split("fed ")[1]) >= 9, output
 
 
 def test_the_watchdog_is_not_fed_while_nothing_comes(boot: Callable[..., str]) -> None:
     count = "; trap 'echo fed $(wc -l <dev/watchdog)' EXIT"
     ready = "touch dev/watchdog; export NET_TIMEOUT_S=3; "
     stalled = served(body="head -c 4096 /srv/in/slot; sleep 20")
-    said = boot(NETBOOT, ready + stalled.strip() + count)
-    assert "slot.img can't be fetched" in said
-    assert int(said.split("fed ")[1]) <= 4, said
+    output = boot(NETBOOT, ready + stalled.strip() + count)
+    assert "slot.img can't be fetched" in output
+    assert int(output.split("fed ")[1]) <= 4, output
 
 
 @pytest.mark.parametrize(
@@ -243,6 +243,6 @@ def test_the_watchdog_is_not_fed_while_nothing_comes(boot: Callable[..., str]) -
 def test_what_cannot_be_fetched_whole_is_not_started(
     boot: Callable[..., str], prepare: str, message: str
 ) -> None:
-    said = boot(NETBOOT, prepare)
-    assert re.search(f"belay: slot net can't boot: .*{message}", said), said
-    assert "exit 1" in said and "lowerdir" not in said
+    output = boot(NETBOOT, prepare)
+    assert re.search(f"belay: slot net can't boot: .*{message}", output), output
+    assert "exit 1" in output and "lowerdir" not in output

@@ -147,19 +147,19 @@ def want(project: Project, *names: str) -> None:
 
 
 def lay_over(project: Project, path: str, text: str = "x\n", mode: int = 0o644) -> Path:
-    place = project.root / "rootfs/overlay" / path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(text)
-    place.chmod(mode)
-    return place
+    file = project.root / "rootfs/overlay" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(mode)
+    return file
 
 
 def listed(in_container: InContainer, project: Project) -> dict[str, str]:
     """Mode and owner of each file of the root part."""
     # As bytes: what a job prints is text.
-    said = in_container("unsquashfs -lln in/root | base64", root=project.build / "root.squashfs")
-    said = os.fsdecode(base64.b64decode(said))
-    rows = [line.split(" ", 1) for line in said.splitlines() if "squashfs-root" in line]
+    output = in_container("unsquashfs -lln in/root | base64", root=project.build / "root.squashfs")
+    output = os.fsdecode(base64.b64decode(output))
+    rows = [line.split(" ", 1) for line in output.splitlines() if "squashfs-root" in line]
     found = {}
     for mode, rest in rows:
         owner = rest.split()[0]
@@ -187,13 +187,13 @@ def test_what_packages_say_arrives_from_both_engines(
     wanted = {**WANTED, "usr/bin/noexec": "-rw-r----- 850/850", "etc/shadow": "-rw-r----- 0/42"}
     assert {path: found.get(path) for path in wanted} == wanted
     assert found["var/spool/app/mine"] == "-rw-r--r-- 0/0"
-    said = in_container(
+    output = in_container(
         "unsquashfs -d /tmp/all in/root >&2; cd /tmp/all; "
         "stat -c %i usr/bin/twin usr/bin/postdrop; getfattr -R -h -d -m - -e hex usr etc",
         root=project.build / "root.squashfs",
     )
-    assert len(set(re.findall(r"^\d+$", said, re.MULTILINE))) == 1
-    attributes = re.findall(r"^# file: (.*)\n(.*)=0x(.*)$", said, re.MULTILINE)
+    assert len(set(re.findall(r"^\d+$", output, re.MULTILINE))) == 1
+    attributes = re.findall(r"^# file: (.*)\n(.*)=0x(.*)$", output, re.MULTILINE)
     assert {(path, name): bytes.fromhex(value) for path, name, value in attributes} == {
         ("usr/bin/pinger", "security.capability"): MAY_PING,
         ("etc/app/two  ta\\134gs ", "user.tag"): b"one two",
@@ -219,8 +219,8 @@ def test_the_overlay_may_lie_below_links_of_the_root(
     assert passwd.startswith("root:"), "what the link led to is as it was"
     lay_over(project, "lib/firmware/vendor/extra.bin", mode=0o600)
     project.inv("slot")
-    said = in_container("unsquashfs -lln in/modloop", modloop=project.build / "modloop.squashfs")
-    (line,) = (line for line in said.splitlines() if "extra.bin" in line)
+    output = in_container("unsquashfs -lln in/modloop", modloop=project.build / "modloop.squashfs")
+    (line,) = (line for line in output.splitlines() if "extra.bin" in line)
     assert line.startswith("-rw-r--r-- 0/0 ")
     assert line.endswith(" squashfs-root/firmware/vendor/extra.bin")
     assert not [path for path in listed(in_container, project) if "extra.bin" in path]
@@ -235,11 +235,11 @@ def test_a_python_file_of_the_overlay_counts_more_than_bytecode(
 ) -> None:
     lay_over(project, "usr/lib/python3.13/hmac.py", 'print("mine")\n')
     project.inv("rootfs")
-    said = in_container(
+    output = in_container(
         "unsquashfs -q -n -d /tmp/all in/root >&2; chroot /tmp/all python3 -B -c 'import hmac'",
         root=project.build / "root.squashfs",
     )
-    assert said == "mine\n"
+    assert output == "mine\n"
 
 
 def test_modes_and_owners_of_the_overlay_are_asked_for(
@@ -274,7 +274,7 @@ def test_modes_and_owners_of_the_overlay_are_asked_for(
     lay_over(project, "lib/firmware/own.bin")
     (project.root / "rootfs/overlay/etc/secret/empty").mkdir()
     (project.root / "rootfs/overlay/etc/secret/link").symlink_to("key")
-    for line, said in {
+    for line, output in {
         "640 root:app etc/nothing": "overlay.modes:1: there is no file or folder etc/nothing in",
         "640 root:app etc/secret/empty": "there is no file or folder etc/secret/empty in",
         "640 root:app ../world": "rootfs/overlay.modes:1: there is no file or folder ../world in",
@@ -289,7 +289,7 @@ def test_modes_and_owners_of_the_overlay_are_asked_for(
     }.items():
         modes.write_bytes(os.fsencode(f"{line}\n"))
         done = project.run("rootfs")
-        assert done.returncode == 1 and said in done.stderr, done.stderr
+        assert done.returncode == 1 and output in done.stderr, done.stderr
 
 
 def test_the_overlay_lays_nothing_open_and_hides_nothing(
@@ -302,17 +302,17 @@ def test_the_overlay_lays_nothing_open_and_hides_nothing(
     project.inv("rootfs")
     found = listed(in_container, project)
     assert (found["etc/shadow"], found["etc/queue/key"]) == ("-rw-r----- 0/42", "-rw------- 0/0")
-    for path, said in {
+    for path, output in {
         "run/lock/mine": "rootfs/overlay/run: a node makes it anew at each boot",
         "etc/queue/key/below": "rootfs/overlay/etc/queue/key: packages have a file there",
         "etc/app": "rootfs/overlay/etc/app: packages have a folder there, and this is none",
         "etc/passwd": "rootfs/overlay/etc/passwd: app has number 851, and 850 in apk.lock",
     }.items():
         shutil.rmtree(project.root / "rootfs/overlay/etc/queue")
-        place = lay_over(project, path, "app:x:851:850::/:/bin/sh\n")
+        file = lay_over(project, path, "app:x:851:850::/:/bin/sh\n")
         done = project.run("rootfs")
-        assert done.returncode == 1 and said in done.stderr, done.stderr
-        place.unlink()
+        assert done.returncode == 1 and output in done.stderr, done.stderr
+        file.unlink()
         (project.root / "rootfs/overlay/etc/queue").mkdir(exist_ok=True)
 
 
@@ -334,15 +334,15 @@ def test_users_and_groups_keep_their_numbers(
         project.inv("rootfs")
         found = listed(in_container, project)
         script = "unsquashfs -cat in/root etc/passwd etc/group lib/apk/db/installed"
-        said = in_container(script, root=project.build / "root.squashfs")
+        output = in_container(script, root=project.build / "root.squashfs")
         owners = {}
         for name in names:
             owner = found[f"etc/{name}"].split()[1]
             assert found[f"var/lib/{name}"] == f"drwxr-x--- {owner}"
             uid, gid = owner.split("/")
-            assert f"\n{name}:x:{uid}:{gid}:" in said, "passwd"
-            assert f"\n{name}:x:{gid}:" in said, "group"
-            assert f"\nF:var/lib/{name}\nM:{uid}:{gid}:750\n" in said, "apk's database"
+            assert f"\n{name}:x:{uid}:{gid}:" in output, "passwd"
+            assert f"\n{name}:x:{gid}:" in output, "group"
+            assert f"\nF:var/lib/{name}\nM:{uid}:{gid}:750\n" in output, "apk's database"
             owners[name] = owner
         return owners
 
@@ -415,7 +415,7 @@ os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "output"),
     [
         (
             package("pipe", post_install=b"#!/bin/sh\nmkfifo /var/pipe\n"),
@@ -434,10 +434,10 @@ os.setxattr("/etc/listed", "system.posix_acl_access", acl)'
     ids=["pipe", "device", "attribute", "acl"],
 )
 def test_what_an_image_cant_hold_is_refused(
-    offer: Offer, project: Project, wrong: Draft, said: str
+    offer: Offer, project: Project, wrong: Draft, output: str
 ) -> None:
     offer.add(wrong)
     want(project, wrong.fields["P"])
     done = project.run("rootfs")
     assert done.returncode == 1
-    assert said in done.stderr
+    assert output in done.stderr

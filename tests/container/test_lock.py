@@ -28,9 +28,9 @@ pytestmark = pytest.mark.container
 class Shop:
     """A mirror of `rope`, which needs `hook`, and of whatever else is put into it."""
 
-    def __init__(self, folder: Path, place: str = "v3.23/main/x86_64") -> None:
+    def __init__(self, folder: Path, path: str = "v3.23/main/x86_64") -> None:
         self.folder = folder
-        self.main = folder / place
+        self.main = folder / path
         self.main.mkdir(parents=True)
         sample = sample_mirror("3.23")
         shutil.copytree(sample / "keys", folder / "keys")
@@ -99,7 +99,7 @@ def lock(
     alpine: Alpine, names: str, former: Lock | None = None, upgrade: tuple[str, ...] | None = None
 ) -> Lock:
     worlds = {"system": ("rootfs/world", tuple(names.split()))}
-    return make_lock(alpine, worlds, former, upgrade, Bubblewrap(), lambda come, total: None)
+    return make_lock(alpine, worlds, former, upgrade, Bubblewrap(), lambda done, total: None)
 
 
 def versions(lock: Lock) -> dict[str, str]:
@@ -117,8 +117,8 @@ def test_what_is_locked_stays_when_the_mirror_moves_on(shop: Shop, alpine: Alpin
     assert versions(more) == {"rope": "1-r0", "hook": "1-r0", "sling": "2-r0"}
     assert versions(lock(alpine, "hook", first)) == {"hook": "1-r0"}
 
-    one = lock(alpine, "rope", first, ("hook",))
-    assert versions(one) == {"rope": "1-r0", "hook": "2-r0"}
+    later = lock(alpine, "rope", first, ("hook",))
+    assert versions(later) == {"rope": "1-r0", "hook": "2-r0"}
     assert versions(lock(alpine, "rope", first, ())) == {"rope": "2-r0", "hook": "2-r0"}
 
 
@@ -128,18 +128,18 @@ def test_a_package_that_the_mirror_dropped_comes_from_the_archive(
     shop.offer(rope="1-r0", hook="1-r0")
     first = lock(alpine, "rope")
     shop.offer(rope="2-r0", hook="2-r0")
-    package_set(first, alpine, lambda come, total: None)  # from this machine's own
+    package_set(first, alpine, lambda done, total: None)  # from this machine's own
 
     own = archive.FOLDER
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: the mirror answers: 404"):
-        package_set(first, alpine, lambda come, total: None)
+        package_set(first, alpine, lambda done, total: None)
 
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "packages").symlink_to(own)
     server = Mirror(tmp_path / "served")
     try:
-        package_set(first, replace(alpine, archive=server.url), lambda come, total: None)
+        package_set(first, replace(alpine, archive=server.url), lambda done, total: None)
     finally:
         server.close()
     assert all(archive.is_here(package.sha256) for package in first.packages["system"])
@@ -154,7 +154,7 @@ def test_a_package_that_was_replaced_is_refused(
     (shop.main / "hook-1-r0.apk").write_bytes((shop.main / "sling-1-r0.apk").read_bytes())
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: is not the package that apk\.lock names"):
-        package_set(first, alpine, lambda come, total: None)
+        package_set(first, alpine, lambda done, total: None)
     assert not archive.is_here(first.packages["system"][0].sha256)
 
 
@@ -164,14 +164,14 @@ def test_repositories_beyond_the_mirror(
     shop.offer(rope="1-r0", hook="1-r0")
     own_shop.offer(rope="5-r0", hook="5-r0", reel="1-r0")
     own = OwnRepository(own_shop.url, str(own_shop.key_file))
-    place = own_shop.server.url
+    url = own_shop.server.url
     without = lock(alpine, "rope")
 
     both = replace(alpine, own=(own,))
     found = lock(both, "rope reel")
     assert versions(found) == {"rope": "5-r0", "hook": "5-r0", "reel": "1-r0"}
-    assert {p.repository for p in found.packages["system"]} == {place}, "without the password"
-    assert set(found.indexes) == {"main", place}
+    assert {p.repository for p in found.packages["system"]} == {url}, "without the password"
+    assert set(found.indexes) == {"main", url}
     assert not is_current(without, both, {"system": ("rootfs/world", ("rope",))})
     assert versions(lock(both, "rope reel", without)) == {
         "rope": "1-r0",
@@ -191,10 +191,10 @@ def test_repositories_beyond_the_mirror(
     assert versions(lock(twice, "hook reel@one line@two")) == wanted
 
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
-    assert package_set(found, both, lambda come, total: None).folder("system")
+    assert package_set(found, both, lambda done, total: None).folder("system")
     monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty too")
-    with pytest.raises(UserError, match=f"is from {place}, which is no repository in image.toml"):
-        package_set(found, alpine, lambda come, total: None)
+    with pytest.raises(UserError, match=f"is from {url}, which is no repository in image.toml"):
+        package_set(found, alpine, lambda done, total: None)
 
 
 def test_a_key_counts_for_its_own_repository_only(
@@ -222,7 +222,7 @@ def test_worlds_say_what_apk_understands(shop: Shop, alpine: Alpine) -> None:
         ("rope", "hook", "sling"), "2-r0"
     )
     assert versions(lock(alpine, "hook~2")) == {"hook": "2-r0"}
-    for words, said in {
+    for words, output in {
         "rope hook=1-r0": "hook=1-r0 is asked for, and the mirror has hook-2-r0, which rope-2",
         "hook<2": "rootfs/world: hook<2 is asked for, and the mirror has hook-2-r0\nchange root",
         "rope !hook": "!hook is asked for, and the mirror has hook-2-r0, which rope-2-r0 needs",
@@ -231,7 +231,7 @@ def test_worlds_say_what_apk_understands(shop: Shop, alpine: Alpine) -> None:
     }.items():
         with pytest.raises(UserError) as caught:
             lock(alpine, words)
-        assert said in str(caught.value)
+        assert output in str(caught.value)
 
 
 def test_a_package_that_is_new_on_the_mirror_is_found(shop: Shop, alpine: Alpine) -> None:

@@ -77,9 +77,9 @@ def test_it_is_told_what_was_found_and_wanted(inv: Inv, command: str) -> None:
 def test_a_place_that_cannot_be_written_is_named(inv: Inv, tmp_path: Path, variable: str) -> None:
     """As root too: a file is where a folder is wanted."""
     (tmp_path / "a file").touch()
-    place = f"{tmp_path}/a file/below"
+    path = f"{tmp_path}/a file/below"
     assert f"{tmp_path}/a file" in inv.fails(
-        *PLACES[variable], **{variable: place, "BELAY_PASSPHRASE": "four words are enough"}
+        *PLACES[variable], **{variable: path, "BELAY_PASSPHRASE": "four words are enough"}
     )
 
 
@@ -98,8 +98,8 @@ def test_a_checkout_that_cannot_be_written_is_named(inv: Inv) -> None:
 
 def test_a_port_that_is_taken_is_named(inv: Inv, mirror: Mirror) -> None:
     port = mirror.url.rpartition(":")[2]
-    said = inv.fails("netboot", "--url", "http://127.0.0.1", "--serve", port)
-    assert f"port {port} can't be served: Address already in use; take another" in said
+    output = inv.fails("netboot", "--url", "http://127.0.0.1", "--serve", port)
+    assert f"port {port} can't be served: Address already in use; take another" in output
 
 
 def test_the_end_of_the_input_is_no_answer(inv: Inv, tmp_path: Path) -> None:
@@ -118,19 +118,19 @@ def test_the_end_of_the_input_is_no_answer(inv: Inv, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         ("--list >/dev/full", "the output can't be written: No space left on device\ncode 1\n"),
         ("--list >&-", "code 0\n"),
         ("help image >/dev/null", "code 0\n"),
     ],
 )
-def test_an_output_that_cannot_be_written(words: str, said: str) -> None:
+def test_an_output_that_cannot_be_written(words: str, output: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f"{PROJECT}/inv {words}; echo code $? >&2"],
         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert done.stderr == said
+    assert done.stderr == output
 
 
 def test_ctrl_c_while_all_is_imported_has_no_traceback(inv: Inv) -> None:
@@ -146,8 +146,8 @@ def test_ctrl_c_while_all_is_imported_has_no_traceback(inv: Inv) -> None:
             caught = caught or catches(process.pid)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-        assert said == ""
+        _, output = process.communicate(timeout=60)
+        assert output == ""
         ended += process.returncode == -signal.SIGINT
     assert ended, "it was met in the middle at least once"
 

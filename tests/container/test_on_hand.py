@@ -34,8 +34,8 @@ def key(folder: Path | None = None) -> SigningKey:
 def rope(folder: Path, signed_by: SigningKey) -> Path:
     folder.mkdir(exist_ok=True)
     entries = [Entry("usr", 0o755), Entry("usr/rope", 0o755, b"strong" * 1000)]
-    place = folder / "rope-1.2-r3.apk"
-    place.write_bytes(write_package(Draft(FIELDS, entries), signed_by)[0])
+    path = folder / "rope-1.2-r3.apk"
+    path.write_bytes(write_package(Draft(FIELDS, entries), signed_by)[0])
     return folder
 
 

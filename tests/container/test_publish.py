@@ -64,9 +64,9 @@ def test_a_release_has_all_that_belongs_to_it(project: Project, published: Publi
         for name in ("slot-a", "slot-b"):  # in their order: each is unpacked up to there
             disk.seek(table[name].offset)
             assert disk.read(len(slot)) == slot, name
-    said = project.inv("release.diff", "1.0.0", "1.1.0")
-    assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in said
-    assert "  boot/vmlinuz: " in said and "more files: --json has all" in said
+    output = project.inv("release.diff", "1.0.0", "1.1.0")
+    assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in output
+    assert "  boot/vmlinuz: " in output and "more files: --json has all" in output
     files = json.loads(project.run("release.diff", "1.0.0", "1.1.0", "--json").stdout)["files"]
     assert files["root/etc/belay/release.json"] == "content"
 
@@ -80,9 +80,9 @@ def test_a_release_is_the_tree_of_its_tag(project: Project) -> None:
     project.commit("v7.1.0")
     changed = project.root / "changed"
     changed.write_text("not committed\n")
-    said = refused(project, "release", "--tag", "v7.1.0")
+    output = refused(project, "release", "--tag", "v7.1.0")
     changed.unlink()
-    assert "changes that no commit holds" in said and "?? changed" in said
+    assert "changes that no commit holds" in output and "?? changed" in output
 
 
 def test_a_release_never_changes(project: Project) -> None:
@@ -119,8 +119,8 @@ def test_keys_are_guarded(project: Project, tmp_path: Path) -> None:
 
 def test_an_upload_says_beforehand_what_it_would_do(project: Project, tmp_path: Path) -> None:
     words = ("upload", "--channel", "beta", "--new", "--to", str(tmp_path / "www"))
-    said = project.inv("--dry", *words)
-    assert "/blobs/" in said and said.rstrip().endswith("channel beta: new -> 1.1.0")
+    output = project.inv("--dry", *words)
+    assert "/blobs/" in output and output.rstrip().endswith("channel beta: new -> 1.1.0")
     assert not (tmp_path / "www").exists()
 
 
@@ -175,21 +175,21 @@ def test_uploads_go_over_ssh(project: Project, ssh: str, tmp_path: Path) -> None
     assert "channel far has release 1.1.0" in project.inv("upload", *words, PATH=path)
     assert sorted(path.name for path in www.iterdir()) == ["blobs", "channels", "releases"]
     for name in ("manifest.json", "manifest.json.minisig"):
-        here, there = project.store / "releases/1.1.0" / name, www / "releases/1.1.0" / name
-        assert here.read_bytes() == there.read_bytes()
+        here, uploaded = project.store / "releases/1.1.0" / name, www / "releases/1.1.0" / name
+        assert here.read_bytes() == uploaded.read_bytes()
     assert "\n0 B uploaded" in f"\n{project.inv('upload', *words, PATH=path)}"
     shown = project.inv("channel.show", "--to", f"{ssh}:{www}", "--json", PATH=path)
     assert json.loads(shown)[0]["version"] == "1.1.0"
-    said = refused(project, "upload", *words[:-2], f"{ssh}:/proc/none", words[-1], PATH=path)
-    assert "crag:/proc/none: ssh failed with exit code 1: mkdir" in said
+    output = refused(project, "upload", *words[:-2], f"{ssh}:/proc/none", words[-1], PATH=path)
+    assert "crag:/proc/none: ssh failed with exit code 1: mkdir" in output
 
 
 def test_only_what_is_missing_is_uploaded(project: Project) -> None:
-    said = project.upload("--channel", "edge", "--new")
-    assert "edge is a new channel" in said and "\n0 B uploaded, with the disk image" in said
+    output = project.upload("--channel", "edge", "--new")
+    assert "edge is a new channel" in output and "\n0 B uploaded, with the disk image" in output
     manifest = json.loads((project.www / "releases/1.1.0/manifest.json").read_text())
     mib = manifest["slot"]["blob"]["size"] / (1 << 20)
-    assert f"a node fetches {mib:.1f} MiB at most" in said
+    assert f"a node fetches {mib:.1f} MiB at most" in output
 
 
 def test_a_channel_moves_only_to_what_nodes_can_take(project: Project) -> None:
@@ -218,7 +218,7 @@ def test_a_channel_goes_back_only_by_an_order(project: Project) -> None:
     assert "which is newer than 1.0.0" in refused(project, *older)
     project.inv(*older, "--downgrade")
     shown = project.inv("channel.show", "--json")
-    channels = {one["channel"]: one for one in json.loads(shown)}
+    channels = {channel["channel"]: channel for channel in json.loads(shown)}
     assert (channels["back"]["version"], channels["back"]["downgrade"]) == ("1.0.0", True)
 
 
@@ -247,29 +247,29 @@ def test_a_mistyped_channel_makes_no_new_one(project: Project) -> None:
         ("site.publish", "--channel", "stabel"),
         ("channel.promote", "stable", "stabel"),
     ):
-        said = refused(project, *words)
-        assert "has no channel stabel; it has: " in said
-        assert "did you mean stable? To make a new one: --new" in said
+        output = refused(project, *words)
+        assert "has no channel stabel; it has: " in output
+        assert "did you mean stable? To make a new one: --new" in output
     assert sorted(path.name for path in (project.www / "channels").iterdir()) == before
 
 
 def test_the_channel_for_which_nodes_ask_is_no_mistake(project: Project, tmp_path: Path) -> None:
-    place = ("--to", str(tmp_path / "www"), "--unverified")
+    options = ("--to", str(tmp_path / "www"), "--unverified")
     assert "night is a new channel of" in project.inv(
-        "upload", "--channel", "night", *place, BELAY_UPDATE_CHANNEL="night"
+        "upload", "--channel", "night", *options, BELAY_UPDATE_CHANNEL="night"
     )
 
 
 def test_one_bad_file_hides_no_channel(project: Project, tmp_path: Path) -> None:
     www = tmp_path / "www"
-    place = ("--to", str(www))
-    project.inv("upload", "--channel", "stable", "--unverified", *place)
-    assert "valid" in project.inv("channel.show", *place)
+    options = ("--to", str(www))
+    project.inv("upload", "--channel", "stable", "--unverified", *options)
+    assert "valid" in project.inv("channel.show", *options)
     (www / "channels/bad name").write_text("what is this\n")
     (www / "channels/aged").write_bytes((www / "channels/stable").read_bytes())
-    done = project.run("channel.show", *place, "--json")
+    done = project.run("channel.show", *options, "--json")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    shown = {one["channel"]: one for one in json.loads(done.stdout)}
+    shown = {channel["channel"]: channel for channel in json.loads(done.stdout)}
     assert sorted(shown) == ["aged", "bad name", "stable"]
     assert (shown["stable"]["version"], shown["stable"]["state"]) == ("1.1.0", "valid")
     assert "the server gave channel stable instead" in shown["aged"]["state"]
@@ -299,8 +299,8 @@ def test_a_release_is_promoted(project: Project) -> None:
     promote = ("channel.promote", "beta", "calm")
     assert "it has: " in refused(project, *promote)
     # A machine that never made the release.
-    said = project.inv(*promote, "--new", BELAY_STORE="/nowhere")
-    assert "channel calm has release 1.1.0" in said
+    output = project.inv(*promote, "--new", BELAY_STORE="/nowhere")
+    assert "channel calm has release 1.1.0" in output
     channels = (project.www / "channels" / name for name in promote[1:])
     beta, calm = (json.loads(path.read_text().splitlines()[0]) for path in channels)
     assert beta["manifest"] == calm["manifest"]
@@ -313,6 +313,6 @@ def test_a_release_is_verified_byte_by_byte(project: Project) -> None:
     blob = project.store / "blobs" / manifest["files"]["sbom.json"]["sha256"]
     good = blob.read_bytes()
     blob.write_bytes(good.replace(b"busybox", b"busybux"))
-    said = refused(project, "release.verify", "1.1.0")
+    output = refused(project, "release.verify", "1.1.0")
     blob.write_bytes(good)
-    assert "sbom.json" in said and "is corrupt" in said
+    assert "sbom.json" in output and "is corrupt" in output

@@ -92,21 +92,21 @@ def build(folder: Path, mirror: Mirror, uid: int, umask: str) -> dict[str, bytes
     return {path.name: path.read_bytes() for path in made}
 
 
-def first_difference(one: bytes, two: bytes) -> str:
+def first_difference(first: bytes, second: bytes) -> str:
     at = next(
-        (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b),
-        min(len(one), len(two)),
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
     )
-    return f"{len(one)} and {len(two)} bytes, first difference at byte {at}"
+    return f"{len(first)} and {len(second)} bytes, first difference at byte {at}"
 
 
 def test_root_and_an_ordinary_user_build_the_same_bytes(folder: Path, mirror: Mirror) -> None:
     (folder / "one").mkdir()
     (folder / "two").mkdir()
-    one = build(folder / "one", mirror, 0, "022")
+    first = build(folder / "one", mirror, 0, "022")
     two = build(folder / "two", mirror, NOBODY if os.getuid() == 0 else 0, "077")
-    assert one.keys() == two.keys()
-    for name in one:
+    assert first.keys() == two.keys()
+    for name in first:
         # Not compared by pytest, which would take minutes to show 800 MB.
-        same = one[name] == two[name]
-        assert same, f"{name}: {first_difference(one[name], two[name])}"
+        same = first[name] == two[name]
+        assert same, f"{name}: {first_difference(first[name], two[name])}"

@@ -32,14 +32,18 @@ def inv(tmp_path: Path, mirror: Mirror) -> Inv:
 
 
 def test_a_system_too_large_for_its_slot_is_told_by_how_much(inv: Inv) -> None:
-    said = inv.fails("image", BELAY_DISK_SLOT_MIB="100")
-    told = re.search(r"the slot needs (\d+) MiB, (\d+) MiB more than it has; set slot_mib in", said)
+    output = inv.fails("image", BELAY_DISK_SLOT_MIB="100")
+    told = re.search(
+        r"the slot needs (\d+) MiB, (\d+) MiB more than it has; set slot_mib in", output
+    )
     assert told and int(told[1]) - int(told[2]) == 100
     inv.fails("image", BELAY_DISK_SLOT_MIB=str(int(told[1]) - 1))
-    sizes = [int(size) for size in re.findall(r"^ +(\d+) MiB  (?:package|modules|\w+)", said, re.M)]
+    sizes = [
+        int(size) for size in re.findall(r"^ +(\d+) MiB  (?:package|modules|\w+)", output, re.M)
+    ]
     assert len(sizes) == 10 and sizes == sorted(sizes, reverse=True), "the largest, in order"
-    assert re.search(r" MiB  package python3$", said, re.M)
-    assert re.search(r" MiB  modules of drivers/net$", said, re.M)
+    assert re.search(r" MiB  package python3$", output, re.M)
+    assert re.search(r" MiB  modules of drivers/net$", output, re.M)
     inv.succeeds("image", BELAY_DISK_SLOT_MIB=told[1])
 
 
@@ -50,8 +54,8 @@ def test_a_slot_keeps_the_size_that_the_first_build_gave_it(inv: Inv) -> None:
     inv.lock.write_text(text.replace("[slot_mib]\nvirt = 512\n", ""))
     inv.succeeds("chroot")
     assert inv.lock.read_text() != text, "only a slot tells its size"
-    said = inv("image").stderr
-    assert "apk.lock: slots with linux-virt have 512 MiB from now on" in said
+    output = inv("image").stderr
+    assert "apk.lock: slots with linux-virt have 512 MiB from now on" in output
     assert inv.lock.read_text() == text
     assert slot_sizes(inv) == {512 * MIB}
     inv.lock.write_text(text.replace("virt = 512", "virt = 100"))
@@ -76,12 +80,12 @@ def test_a_data_partition_of_a_tebibyte_takes_no_room_on_this_disk(
         disk.seek(-512, os.SEEK_END)
         assert disk.read(8) == b"EFI PART", "the table's second copy"
     assert data.size == 1 << 40
-    said = in_container(
+    output = in_container(
         f"dd if=in/disk of=out/data bs=1M skip={data.offset >> 20} count=256 2>/dev/null;"
         "e2fsck -fn out/data",
         disk=image,
     )
-    assert "/65536 blocks" in said, "it grows on the node"
+    assert "/65536 blocks" in output, "it grows on the node"
 
 
 def slot_sizes(inv: Inv) -> set[int]:
@@ -105,14 +109,14 @@ def test_a_node_gets_the_time_from_where_it_is_told(inv: Inv, in_container: InCo
     )
     for servers, wanted in {"a.example 10.0.0.1": "-N -p a.example -p 10.0.0.1", "": "-N"}.items():
         inv.succeeds("rootfs", BELAY_NODE_NTP=servers)
-        said = in_container(look, root=inv.build / "root.squashfs")
-        assert f'NTPD_OPTS="{wanted}"' in said
-        assert ("squashfs-root/etc/runlevels/default/ntpd" in said) is bool(servers)
+        output = in_container(look, root=inv.build / "root.squashfs")
+        assert f'NTPD_OPTS="{wanted}"' in output
+        assert ("squashfs-root/etc/runlevels/default/ntpd" in output) is bool(servers)
 
 
 def test_an_unknown_feature_of_the_initramfs_is_named(inv: Inv) -> None:
-    said = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
-    assert 'there is no mkinitfs feature "usbb"' in said
+    output = inv.fails("initramfs", BELAY_BOOT_FEATURES="belay usbb")
+    assert 'there is no mkinitfs feature "usbb"' in output
 
 
 def test_the_initramfs_has_more_packages_whole_and_the_node_has_not(
@@ -131,16 +135,17 @@ def test_the_initramfs_has_more_packages_whole_and_the_node_has_not(
     assert "\ncurl 8." in ran
     assert ran.endswith("\n0\n")
 
-    said = inv.fails("initramfs", BELAY_BOOT_PACKAGES="curll")
-    assert "packages in [boot] of image.toml: the mirror has no package curll" in said
+    output = inv.fails("initramfs", BELAY_BOOT_PACKAGES="curll")
+    assert "packages in [boot] of image.toml: the mirror has no package curll" in output
 
 
 def test_a_chosen_module_comes_with_what_it_needs_and_an_unknown_one_is_named(
     inv: Inv, in_container: InContainer
 ) -> None:
-    said = inv.fails("modloop", BELAY_MODLOOP_MODULES="vfat vfatt")
+    output = inv.fails("modloop", BELAY_MODLOOP_MODULES="vfat vfatt")
     assert (
-        "modules in [modloop] of image.toml: the kernel 6.18.56-0-virt has no module vfatt" in said
+        "modules in [modloop] of image.toml: the kernel 6.18.56-0-virt has no module vfatt"
+        in output
     )
     made = json.loads(inv.succeeds("modloop", "--json", BELAY_MODLOOP_MODULES="vfat"))
     assert made[-1]["state"] == "built"
@@ -160,10 +165,10 @@ def test_ctrl_c_ends_at_once_and_the_next_run_goes_on(inv: Inv) -> None:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=180)
-    assert process.returncode == 130, said
-    assert "interrupted; what was finished stays" in said
-    assert "Traceback" not in said
+    _, output = process.communicate(timeout=180)
+    assert process.returncode == 130, output
+    assert "interrupted; what was finished stays" in output
+    assert "Traceback" not in output
     assert not list(inv.cache.rglob(".partial*"))
 
     steps = {step["step"]: step for step in json.loads(inv.succeeds("image", "--json"))}
@@ -209,10 +214,10 @@ def project(tmp_path: Path) -> Project:
 def test_mistakes_in_the_tree_are_named(project: Project) -> None:
     services = project.root / "rootfs/services"
     right = services.read_text()
-    for line, said in SERVICES.items():
+    for line, output in SERVICES.items():
         services.write_text(f"{right}{line}\n")
         done = project.run("rootfs")
-        assert done.returncode == 1 and f"rootfs/services: {said}" in done.stderr
+        assert done.returncode == 1 and f"rootfs/services: {output}" in done.stderr
     services.write_text(f"{right}default own\n")
     own = project.root / "rootfs/overlay/etc/init.d/own"
     own.write_text("#!/sbin/openrc-run\n")
@@ -252,13 +257,13 @@ def test_services_need_nothing_that_is_not_there(
     artefacts: Path, in_container: InContainer
 ) -> None:
     """OpenRC would say it whenever a site starts a service."""
-    said = in_container(
+    output = in_container(
         "unsquashfs -q -n -d /tmp/root in/root >/dev/null; mkdir -p /tmp/root/run/openrc; "
         "chroot /tmp/root /sbin/rc-update -u 2>&1",
         root=artefacts / "root.squashfs",
     )
-    assert "Caching service dependencies" in said
-    assert "non existent" not in said
+    assert "Caching service dependencies" in output
+    assert "non existent" not in output
 
 
 def test_clean_says_how_large_the_cache_is_and_how_to_prune_it(inv: Inv) -> None:
@@ -273,14 +278,14 @@ def test_clean_leaves_the_disk_of_a_machine_that_runs(inv: Inv) -> None:
     (inv.build / "qemu").mkdir(parents=True)
     with (inv.build / "qemu/.runs").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        said = inv.fails("clean")
-    assert "a machine of inv qemu runs from" in said and inv.build.exists()
+        output = inv.fails("clean")
+    assert "a machine of inv qemu runs from" in output and inv.build.exists()
     inv.succeeds("clean")
     assert not inv.build.exists()
 
 
 def test_python_compiles_nothing_on_the_node(artefacts: Path, in_container: InContainer) -> None:
-    said = in_container(
+    output = in_container(
         "unsquashfs -q -n -d /tmp/root in/root >/dev/null; echo 'import sys\n"
         'sys.path.insert(0, "/usr/lib/belay")\n'
         "import updater.__main__, updater.site, updater.install' >/tmp/root/tmp/look.py; "
@@ -288,5 +293,5 @@ def test_python_compiles_nothing_on_the_node(artefacts: Path, in_container: InCo
         "chroot /tmp/root /usr/bin/python3 -I -S -B -v /tmp/look.py 2>&1",
         root=artefacts / "root.squashfs",
     )
-    assert "code object from '/usr/lib/belay/updater/__pycache__/site.cpython-313.pyc'" in said
-    assert re.findall(r"^# code object from .*\.py'?$", said, re.MULTILINE) == []
+    assert "code object from '/usr/lib/belay/updater/__pycache__/site.cpython-313.pyc'" in output
+    assert re.findall(r"^# code object from .*\.py'?$", output, re.MULTILINE) == []

@@ -71,5 +71,5 @@ def test_an_unknown_step_is_named() -> None:
 
 
 def test_a_step_of_this_machine_alone_has_no_shell(tmp_path: Path, mirror: Mirror) -> None:
-    said = Inv(tmp_path, mirror).fails("shell", "image")
-    assert "image runs on this machine, in no container" in said
+    output = Inv(tmp_path, mirror).fails("shell", "image")
+    assert "image runs on this machine, in no container" in output

@@ -25,11 +25,11 @@ P = 2**255 - 19
 
 @pytest.fixture(scope="module")
 def vectors() -> Iterator[zipfile.ZipFile]:
-    place = CACHE / "sample" / f"vectors-{WHEEL.version}"
-    if not place.is_dir():
-        with folder_for(place) as folder:
+    path = CACHE / "sample" / f"vectors-{WHEEL.version}"
+    if not path.is_dir():
+        with folder_for(path) as folder:
             download(WHEEL, folder)
-    with zipfile.ZipFile(next(place.glob("*.whl"))) as wheel:
+    with zipfile.ZipFile(next(path.glob("*.whl"))) as wheel:
         yield wheel
 
 

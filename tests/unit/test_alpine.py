@@ -125,8 +125,8 @@ def test_owners_that_nobody_could_note_are_refused(tmp_path: Path, script: str) 
 def test_notes_count_more_than_the_database(tmp_path: Path) -> None:
     root = installed(tmp_path)
     (root / "etc/edited").write_text("written anew")
-    places = sorted(root.rglob("*"))
-    lines = [f"{p.lstat().st_dev} {p.lstat().st_ino} ./{p.relative_to(root)}\n" for p in places]
+    paths = sorted(root.rglob("*"))
+    lines = [f"{p.lstat().st_dev} {p.lstat().st_ino} ./{p.relative_to(root)}\n" for p in paths]
     (tmp_path / "inodes").write_text("".join(lines))
 
     def note(name: str, inode: int, uid: int | None, gid: int | None, **more: bool) -> Note:
@@ -217,9 +217,9 @@ def test_an_initramfs_does_not_depend_on_when_and_where_it_was_made(tmp_path: Pa
         (tmp_path / name / "initramfs").write_bytes(made)
         (tmp_path / name / "microcode").write_bytes(b"")
         pack_initramfs(tmp_path / name, {"microcode": tmp_path / name / "microcode"})
-    one, two = ((tmp_path / name / "initramfs").read_bytes() for name in ("one", "two"))
-    assert one == two
-    assert gzip.decompress(one) == cpio(0, 0)
+    first, second = ((tmp_path / name / "initramfs").read_bytes() for name in ("one", "two"))
+    assert first == second
+    assert gzip.decompress(first) == cpio(0, 0)
 
 
 def test_microcode_comes_before_the_initramfs(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def test_a_disk_that_looks_the_same_is_told_and_left_alone(
     assert "warning: vdb3 has the GUID of the slot that runs, too" in capsys.readouterr().out
     (root / "etc/belay/booted").write_text("vdc3\n")
     assert main(["--root", str(root), "status"]) == 1
-    said = capsys.readouterr().err
-    assert "the disk with vdc3, from which this system was booted, is gone" in said
+    output = capsys.readouterr().err
+    assert "the disk with vdc3, from which this system was booted, is gone" in output
 
 
 @pytest.mark.parametrize(
@@ -151,17 +151,17 @@ def test_status_tells_of_the_disk_and_the_clock(
     monkeypatch.setattr("updater.memory._clock_is_kept", lambda: kept)
     (root / "sys/devices/vda/size").write_text("33554432\n")
     assert main(["--root", str(root), "status"]) == 0
-    said = capsys.readouterr().out
-    assert "disk vda of 16.0 GiB; /data can't be used\n" in said
-    assert "; no hardware clock knew the time, and no time server keeps it right\n" in said
-    assert f"clock: {time.strftime('%Y-')}" in said
-    assert "this boot is not confirmed yet: its checks come next\n" in said
+    output = capsys.readouterr().out
+    assert "disk vda of 16.0 GiB; /data can't be used\n" in output
+    assert "; no hardware clock knew the time, and no time server keeps it right\n" in output
+    assert f"clock: {time.strftime('%Y-')}" in output
+    assert "this boot is not confirmed yet: its checks come next\n" in output
     (root / "run/openrc/starting").mkdir(parents=True)
     for name in ("belay-gate", "stuck", "slow"):
         (root / "run/openrc/starting" / name).touch()
     assert answer(capsys, root, "status")[1]["starting"] == ["slow", "stuck"]
     files = "dropbear_ed25519_host_key and authorized_keys"
-    assert f"no SSH: the node's files are without {files}\n" in said
+    assert f"no SSH: the node's files are without {files}\n" in output
     (root / "run/belay/node/dropbear_ed25519_host_key").touch()
 
     (root / "data").mkdir(exist_ok=True)
@@ -169,13 +169,13 @@ def test_status_tells_of_the_disk_and_the_clock(
     (root / "sys/class/rtc/rtc0").mkdir(parents=True)
     room = os.statvfs(root)
     assert main(["--root", str(root), "status"]) == 0
-    said = capsys.readouterr().out
-    assert f" free, of {room.f_blocks * room.f_frsize / (1 << 30):.1f} GiB\n" in said
-    assert "; from the hardware clock; no time server" in said
-    assert "this boot is not confirmed yet: these services still start: slow, stuck\n" in said
+    output = capsys.readouterr().out
+    assert f" free, of {room.f_blocks * room.f_frsize / (1 << 30):.1f} GiB\n" in output
+    assert "; from the hardware clock; no time server" in output
+    assert "this boot is not confirmed yet: these services still start: slow, stuck\n" in output
     (root / "run/belay/confirmed").touch()
 
-    assert "no SSH: the node's files are without authorized_keys\n" in said
+    assert "no SSH: the node's files are without authorized_keys\n" in output
 
     (root / "run/belay/node/authorized_keys").touch()
     (root / "run/belay/clock").touch()  # it was behind what is signed
@@ -186,19 +186,19 @@ def test_status_tells_of_the_disk_and_the_clock(
     kept = False
     assert answer(capsys, root, "status")[1]["clock"] == "release"
     assert main(["--root", str(root), "status"]) == 0
-    said = capsys.readouterr().out
-    assert "SSH" not in said and "confirmed yet" not in said
+    output = capsys.readouterr().out
+    assert "SSH" not in output and "confirmed yet" not in output
 
 
 def test_what_was_left_is_not_tried_again_by_itself(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publisher.publish("1.1.0")
-    place = str(publisher.store.folder)
+    source = str(publisher.store.folder)
     memory = root / "data/belay"
     memory.mkdir(parents=True)
     (memory / "tried.json").write_text('{"version": "1.1.0", "slot": "b", "rejected": "it hung"}')
-    update = ("update", "--from", place)
+    update = ("update", "--from", source)
     assert answer(capsys, root, *update) == (0, {"version": "1.1.0", "installed": False})
     code, result = answer(capsys, root, *update, "--again")
     assert (code, result["installed"]) == (0, True)
@@ -218,8 +218,8 @@ def test_what_could_not_be_reached_is_tried_again_when_it_is_time(
 
     given_up(60)
     assert main(update) == 0
-    said = capsys.readouterr().out
-    assert "was rejected before (no server), and is tried again by itself in 60 min" in said
+    output = capsys.readouterr().out
+    assert "was rejected before (no server), and is tried again by itself in 60 min" in output
     assert main(["--root", str(root), "status"]) == 0
     assert "it is tried again in 59 min" in capsys.readouterr().out
     given_up(3600)
@@ -237,16 +237,16 @@ def test_what_was_rejected_is_named_with_the_way_to_try_it_again(
     reason = "check 10-own failed: it hung\nwith more"
     tried = {"version": "1.1.0", "slot": "b", "rejected": reason}
     (memory / "tried.json").write_text(json.dumps(tried))
-    place = ("--from", str(publisher.store.folder))
-    assert main(["--root", str(root), "check", *place]) == 0
-    said = capsys.readouterr().out
-    assert said == (
+    options = ("--from", str(publisher.store.folder))
+    assert main(["--root", str(root), "check", *options]) == 0
+    output = capsys.readouterr().out
+    assert output == (
         "release 1.1.0 is there, but was rejected before: check 10-own failed: it hung; "
         "to try it now: belay update --again\n"
     )
-    assert main(["--root", str(root), "update", *place]) == 0
-    said = capsys.readouterr().out
-    assert "(check 10-own failed: it hung)" in said and "belay update --again" in said
+    assert main(["--root", str(root), "update", *options]) == 0
+    output = capsys.readouterr().out
+    assert "(check 10-own failed: it hung)" in output and "belay update --again" in output
 
 
 def test_history_has_a_line_for_each_event(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,12 +263,12 @@ def test_status_says_what_boots_next_and_when_the_server_was_asked(
     root: Path, publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publisher.publish("1.1.0")
-    place = ("--from", str(publisher.store.folder))
-    assert main(["--root", str(root), "update", *place]) == 0
+    options = ("--from", str(publisher.store.folder))
+    assert main(["--root", str(root), "update", *options]) == 0
     assert main(["--root", str(root), "status"]) == 0
-    said = capsys.readouterr().out
-    assert "the next boot is of slot b\n" in said
-    assert "asked 0 min ago: channel stable has 1.1.0\n" in said
+    output = capsys.readouterr().out
+    assert "the next boot is of slot b\n" in output
+    assert "asked 0 min ago: channel stable has 1.1.0\n" in output
     assert main(["--root", str(root), "check", "--from", "http://127.0.0.1:1"]) == 75
     assert main(["--root", str(root), "status"]) == 0
     assert "asked 0 min ago: http://127.0.0.1:1/channels/stable: " in capsys.readouterr().out
@@ -327,13 +327,13 @@ def test_the_service_updates_and_reboots(
     reboots: list[str] = []
     monkeypatch.setattr("updater.__main__._reboot", lambda: reboots.append("reboot"))
     publisher.store.folder.mkdir()
-    place = ("--from", str(publisher.store.folder))
+    options = ("--from", str(publisher.store.folder))
     for _ in range(2):
-        assert answer(capsys, root, "pull", *place)[0] == 75
+        assert answer(capsys, root, "pull", *options)[0] == 75
     assert len(answer(capsys, root, "history")[1]["events"]) == 1, "it is told once"  # type: ignore[arg-type]
     publisher.publish("1.1.0")
-    assert answer(capsys, root, "pull", *place) == (0, {"version": "1.1.0", "installed": True})
-    assert answer(capsys, root, "pull", *place) == (0, {"version": "1.1.0", "installed": True})
+    assert answer(capsys, root, "pull", *options) == (0, {"version": "1.1.0", "installed": True})
+    assert answer(capsys, root, "pull", *options) == (0, {"version": "1.1.0", "installed": True})
     assert reboots == ["reboot"], "once in a boot"
 
 
@@ -366,8 +366,10 @@ def test_without_data_status_says_what_the_boot_loader_knows(
     boot = BootStateFile(root / "dev/vda2")
     boot.write(boot.read().with_slot("b", BAD)._replace(why="panic"))
     assert main(["--root", str(root), "status"]) == 0
-    said = capsys.readouterr().out
-    assert "before this one was rejected: its reason was lost; the boot loader knows: panic" in said
+    output = capsys.readouterr().out
+    assert (
+        "before this one was rejected: its reason was lost; the boot loader knows: panic" in output
+    )
 
 
 def volume(label: bytes = b"BELAY") -> bytes:
@@ -447,10 +449,10 @@ def test_who_pauses_holds_nobody(
                 start = time.monotonic()
                 assert answer(capsys, root, "confirm") == (0, {"slot": "a"})
                 assert time.monotonic() - start < 4
-                _, said = process.communicate(timeout=60)
+                _, output = process.communicate(timeout=60)
             finally:
                 process.kill()
-        assert process.returncode == 75 and "another belay has its turn first" in said
+        assert process.returncode == 75 and "another belay has its turn first" in output
 
 
 @pytest.mark.parametrize("command", ["update", "pull", "site"])
@@ -476,12 +478,12 @@ def test_who_waits_for_a_server_holds_nobody(
             code, result = answer(capsys, root, "rollback")
             assert (code, result) == (0, {"slot": "b"})
             assert time.monotonic() - start < 15
-            _, said = process.communicate(timeout=60)
+            _, output = process.communicate(timeout=60)
         finally:
             process.kill()
             go_on.set()
     assert process.returncode == 75
-    assert "another belay has its turn first; this goes on later from here" in said
+    assert "another belay has its turn first; this goes on later from here" in output
     _, told = answer(capsys, root, "history")
     assert "failed" not in json.dumps(told), "nothing failed"
 
@@ -542,8 +544,8 @@ heavy = {"ctypes", "hashlib", "http.client", "socket", "ssl", "tarfile", "urllib
 print(code, sorted(heavy & sys.modules.keys()))
 """
     words = [sys.executable, "-I", "-S", "-c", script, str(PROJECT), str(root)]
-    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    assert said.splitlines()[-1] == "0 []"
+    output = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert output.splitlines()[-1] == "0 []"
 
 
 def test_one_that_waits_and_is_stopped_is_passed_over(
@@ -606,9 +608,9 @@ def test_who_reads_no_further_and_who_interrupts_sees_no_traceback(root: Path) -
     )
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     silent.server_close()
-    assert (process.returncode, said) == (130, "")
+    assert (process.returncode, output) == (130, "")
 
 
 def test_a_site_that_can_t_be_had_is_noted_as_a_release_is(

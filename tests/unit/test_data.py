@@ -92,9 +92,9 @@ def test_what_was_repaired_is_told_and_its_log_kept(root: Path) -> None:
     assert sh(root, f"tell_repairs {log} 0") == ""
     assert not (root / "data/belay").exists()
     (root / "data/lost+found/#12").write_text("part of something")
-    said = sh(root, f"tell_repairs {log} 4")
-    assert "repaired: /data/belay/fsck.log; 1 are in /data/lost+found" in said
-    assert (root / "run/belay/warnings").read_text() == said
+    output = sh(root, f"tell_repairs {log} 4")
+    assert "repaired: /data/belay/fsck.log; 1 are in /data/lost+found" in output
+    assert (root / "run/belay/warnings").read_text() == output
     assert "Inode 12 cleared" in (root / "data/belay/fsck.log").read_text()
     assert (root / "data/belay").stat().st_mode & 0o777 == 0o700
 
@@ -116,5 +116,5 @@ def test_a_disk_gets_guids_only_where_its_loader_looks_them_up(
     (root / "etc/belay/disk-guid").write_text("ab-1\n")
     (root / "bin/sfdisk").write_text(f"#!/bin/sh\necho {guid}\n")
     (root / "bin/sfdisk").chmod(0o755)
-    said = sh(root, "if has_guids_of_image sda; then echo given; else echo kept; fi")
-    assert said == ("given\n" if given else "kept\n")
+    output = sh(root, "if has_guids_of_image sda; then echo given; else echo kept; fi")
+    assert output == ("given\n" if given else "kept\n")

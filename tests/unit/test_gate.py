@@ -36,19 +36,19 @@ def check(node: FileNode, name: str, script: str) -> None:
 
 
 def run(node: FileNode) -> tuple[bool, list[str], list[str]]:
-    said: list[str] = []
+    output: list[str] = []
     reboots: list[str] = []
-    well = gate.gate(node.node, node.memory, said.append, lambda: reboots.append("reboot"))
-    return well, said, reboots
+    well = gate.gate(node.node, node.memory, output.append, lambda: reboots.append("reboot"))
+    return well, output, reboots
 
 
 def test_a_healthy_trial_is_kept(node: FileNode) -> None:
     check(node, "10-fine", "exit 0")
     check(node, "20-skipped", "echo no need; exit 77")
-    well, said, reboots = run(node)
+    well, output, reboots = run(node)
     assert well and not reboots
     assert node.boot.read() == BootState(last_good="a")
-    assert "check 20-skipped skipped: no need" in said
+    assert "check 20-skipped skipped: no need" in output
     assert [event.what for event in node.memory.history()] == ["confirmed"]
 
 
@@ -98,12 +98,12 @@ def test_a_check_that_cannot_run_has_failed(node: FileNode, text: str, mode: int
 
 def test_a_reason_begins_with_its_last_line(node: FileNode) -> None:
     check(node, "10-service", "echo starting; echo its own words; echo not running: app; exit 1")
-    _, said, _ = run(node)
+    _, output, _ = run(node)
     tried = node.memory.tried()
     assert tried and tried.rejected == (
         "check 10-service failed: not running: app\nstarting\nits own words"
     )
-    assert [line for line in said if "its own words" in line] == [tried.rejected], "said once"
+    assert [line for line in output if "its own words" in line] == [tried.rejected], "output once"
     assert node.memory.volatile("health")["what"] == (
         "unhealthy: check 10-service failed: not running: app"
     )
@@ -119,8 +119,8 @@ def test_what_is_not_yet_is_waited_for(node: FileNode, monkeypatch: pytest.Monke
     monkeypatch.setattr("updater.health.AGAIN_S", 0.05)
     check(node, "50-away", 'echo x >>"$0.log"; [ "$(wc -l <"$0.log")" = 4 ] || exit 75')
     check(node, "60-left", 'echo "$BELAY_LEFT_S s"; [ "$BELAY_LEFT_S" -gt 200 ]')
-    well, said, reboots = run(node)
-    assert well and not reboots, said
+    well, output, reboots = run(node)
+    assert well and not reboots, output
     assert node.boot.read().slots["a"] == SlotState()
 
 
@@ -183,8 +183,8 @@ def test_a_rescue_in_which_all_is_well_makes_its_slot_good_again(node: FileNode)
     notice = (node.root / "run/belay/notice").read_text()
     assert "belay: this boot is a rescue: no slot had a try left" in notice
     check(node, "10-broken", "exit 0")
-    well, said, _ = run(node)
-    assert well and "slot a is good: belay 1.0.0" in said
+    well, output, _ = run(node)
+    assert well and "slot a is good: belay 1.0.0" in output
     state = node.boot.read()
     assert state.slots["a"] == SlotState()
     assert (state.order, state.last_good, state.rescues) == (("a", "b"), "a", 0)
@@ -202,9 +202,9 @@ def test_a_boot_counts_as_confirmed_where_that_can_t_be_kept(
     monkeypatch.setattr("updater.boot.BootStateFile.write", broken)
     node.change(mode=mode)
     for _ in range(2):
-        well, said, reboots = run(node)
+        well, output, reboots = run(node)
         assert well and not reboots
-        assert any("that slot a is good can't be kept: dev/sda2" in line for line in said)
+        assert any("that slot a is good can't be kept: dev/sda2" in line for line in output)
         assert (node.root / "run/belay/confirmed").exists()
     assert len(node.node.warnings) == 1 and "Read-only" in node.node.warnings[0]
 
@@ -218,8 +218,8 @@ def test_an_unhealthy_trial_goes_back_where_that_can_t_be_kept(
     monkeypatch.setattr("updater.boot.BootStateFile.write", broken)
     node.change(mode="trial")
     check(node, "10-broken", "exit 1")
-    well, said, reboots = run(node)
-    assert not well and reboots and "dev/sda2 can't be written" in said
+    well, output, reboots = run(node)
+    assert not well and reboots and "dev/sda2 can't be written" in output
 
 
 def test_what_an_unhealthy_boot_said_is_kept_with_that_of_the_one_before(node: FileNode) -> None:
@@ -252,23 +252,23 @@ def test_where_the_boot_state_can_t_be_read_its_copy_counts(node: FileNode) -> N
     """Else slot a would be booted for ever, whatever it holds."""
     state = BootState(order=("b", "a"), last_good="b", tried="1.1.0").with_slot("a", BAD)
     node.boot.write(state)
-    place = node.root / "esp"
-    whole = place.read_bytes()
+    esp = node.root / "esp"
+    whole = esp.read_bytes()
     named = whole.index(b"GRUBENV    ")
     for at, damage in ((GRUBENV_AT, bytes(1024)), (named, b"\xe5")):
-        place.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
+        esp.write_bytes(whole[:at] + damage + whole[at + len(damage) :])
         assert node.boot.read() == state
         node.boot.write(state._replace(rescues=1))
         assert node.boot.read() == state._replace(rescues=1)
     # What can be written is mended.
-    place.write_bytes(whole[:GRUBENV_AT] + bytes(1024) + whole[GRUBENV_AT + 1024 :])
+    esp.write_bytes(whole[:GRUBENV_AT] + bytes(1024) + whole[GRUBENV_AT + 1024 :])
     node.boot.write(state)
-    assert place.read_bytes() == whole
+    assert esp.read_bytes() == whole
     # The copy is written first: power may go in between.
-    place.write_bytes(whole[:COPY_AT] + b"x" * 1024 + whole[COPY_AT + 1024 :])
+    esp.write_bytes(whole[:COPY_AT] + b"x" * 1024 + whole[COPY_AT + 1024 :])
     assert node.boot.read() == state
     both = whole[:GRUBENV_AT] + b"x" * 1024 + whole[GRUBENV_AT + 1024 :]
-    place.write_bytes(both[:COPY_AT] + b"x" * 1024 + both[COPY_AT + 1024 :])
+    esp.write_bytes(both[:COPY_AT] + b"x" * 1024 + both[COPY_AT + 1024 :])
     assert node.boot.read() == BootState()
 
 
@@ -331,8 +331,10 @@ def test_a_slot_passed_over_is_rejected_where_the_node_can_t_write_either(
     node.boot.write(BootState(order=("b", "a"), tried="1.1.0").with_slot("b", TRIAL))
     node.memory.keep_tried(Tried("1.1.0", "b", boot="an-earlier-boot"))
     monkeypatch.setattr(type(node.boot), "write", fail)
-    _, said, _ = run(node)
-    assert any("did not keep" in line for line in said), "nor can it be kept that the slot is good"
+    _, output, _ = run(node)
+    assert any("did not keep" in line for line in output), (
+        "nor can it be kept that the slot is good"
+    )
     tried = node.memory.tried()
     assert tried and tried.rejected == gate.NOT_TRIED
 
@@ -370,16 +372,16 @@ def test_whatever_looking_back_meets_the_slot_is_judged(
     else:
         monkeypatch.setattr(gate, "_panic", lambda _: 1 / 0)
     check(node, "10-fine", "exit 0")
-    well, said, _ = run(node)
+    well, output, _ = run(node)
     assert well and node.boot.read().slots["a"] == SlotState()
-    assert any("can't be told" in line for line in said) == (kind != "tried")
+    assert any("can't be told" in line for line in output) == (kind != "tried")
 
 
 def test_without_data_a_rejected_release_is_known_by_the_boot_state(node: FileNode) -> None:
     node.change(mode=GOOD)
     node.boot.write(BootState(tried="1.1.0").with_slot("b", BAD))
-    _, said, _ = run(node)
-    assert f"release 1.1.0 in slot b was rejected: {gate.WITHOUT_TRACE}" in said
+    _, output, _ = run(node)
+    assert f"release 1.1.0 in slot b was rejected: {gate.WITHOUT_TRACE}" in output
     tried = node.memory.tried()
     assert tried and (tried.version, tried.rejected) == ("1.1.0", gate.WITHOUT_TRACE)
 
@@ -432,11 +434,11 @@ def test_a_rescue_tells_what_the_last_boot_hung_at(node: FileNode) -> None:
 def test_a_rollback_can_be_taken_back(node: FileNode) -> None:
     node.change(mode=GOOD)
     node.boot.write(BootState())
-    said: list[str] = []
-    gate.roll_back(node.node, node.memory, said.append)
-    gate.roll_back(node.node, node.memory, said.append)
-    assert said[-1] == "slot b is booted next already"
-    gate.confirm_by_hand(node.node, node.memory, said.append)
+    output: list[str] = []
+    gate.roll_back(node.node, node.memory, output.append)
+    gate.roll_back(node.node, node.memory, output.append)
+    assert output[-1] == "slot b is booted next already"
+    gate.confirm_by_hand(node.node, node.memory, output.append)
     assert (tried := node.memory.tried()) and not tried.rejected and tried.confirmed
     assert node.boot.read().order == ("a", "b")
     events = [(event.what, event.reason) for event in node.memory.history()]
@@ -502,14 +504,14 @@ def test_a_damaged_entry_leads_to_no_other_place(node: FileNode, at: int, damage
     """What it leads to would be written over; the copy counts then."""
     state = BootState(order=("b", "a"), last_good="b")
     node.boot.write(state)
-    place = node.root / "esp"
-    whole = bytearray(place.read_bytes())
+    esp = node.root / "esp"
+    whole = bytearray(esp.read_bytes())
     entry = whole.index(b"GRUBENV    ") + at
     whole[entry : entry + len(damage)] = damage
-    place.write_bytes(whole)
+    esp.write_bytes(whole)
     assert node.boot.read() == state
     node.boot.write(state._replace(rescues=1))
-    after = place.read_bytes()
+    after = esp.read_bytes()
     assert len(after) == len(whole)
     changed = {number for number, byte in enumerate(after) if byte != whole[number]}
     assert changed and all(COPY_AT <= number < COPY_AT + 1024 for number in changed)
@@ -518,32 +520,32 @@ def test_a_damaged_entry_leads_to_no_other_place(node: FileNode, at: int, damage
 @pytest.mark.parametrize("cluster", [0, 3, 4, 5, 6, 7])
 def test_a_damaged_table_of_clusters_is_told(node: FileNode, cluster: int) -> None:
     """Whatever it says: an answer or an UpdateError, and nothing else is written over."""
-    place = node.root / "esp"
-    whole = place.read_bytes()
+    esp = node.root / "esp"
+    whole = esp.read_bytes()
     for value in (0, 1, 2, 9, 0x0FFFFFF7, 0xFFFFFFFF, 0x7FFFFFFF, 200):
         damaged = bytearray(whole)
         at = FAT_AT + cluster * 4
         damaged[at : at + 4] = value.to_bytes(4, "little")
-        place.write_bytes(damaged)
+        esp.write_bytes(damaged)
         try:
             node.boot.write(node.boot.read())
         except UpdateError as error:
             assert "EFI/BOOT" in str(error) or "damaged" in str(error)
-        assert place.read_bytes() == bytes(damaged)
+        assert esp.read_bytes() == bytes(damaged)
     for at in range(11, 64):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
-        place.write_bytes(damaged)
+        esp.write_bytes(damaged)
         with suppress(UpdateError):
             node.boot.write(node.boot.read())
-        assert len(place.read_bytes()) == len(whole)
+        assert len(esp.read_bytes()) == len(whole)
 
 
 def test_a_disk_without_a_partition_that_is_wanted_is_told(node: FileNode) -> None:
     node.change(boot=BootStateFile(node.root / "dev/no-partition-esp"))
-    well, said, _ = run(node)
+    well, output, _ = run(node)
     assert well and (node.root / "run/belay/confirmed").exists()
-    assert any("no-partition-esp" in line for line in said)
+    assert any("no-partition-esp" in line for line in output)
 
 
 def test_what_is_not_yet_stays_so_when_its_time_is_over(
@@ -555,11 +557,11 @@ def test_what_is_not_yet_stays_so_when_its_time_is_over(
     check(
         node, "50-slow", 'if [ -e "$0.seen" ]; then sleep 60; fi; : >"$0.seen"; echo away; exit 75'
     )
-    well, said, reboots = run(node)
+    well, output, reboots = run(node)
     assert not well and reboots
     tried = node.memory.tried()
     assert tried and tried.unreached == 1 and "away" in tried.rejected
-    assert any("check 50-slow failed: away" in line for line in said)
+    assert any("check 50-slow failed: away" in line for line in output)
 
 
 def test_a_daemon_that_a_check_leaves_is_not_waited_for(node: FileNode) -> None:

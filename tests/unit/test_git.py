@@ -37,14 +37,14 @@ def test_a_tag_that_is_not_there_is_nothing(project: Path) -> None:
 
 def test_no_repository_is_not_the_same_as_no_tag(project: Path) -> None:
     (project / ".git").rename(project / "elsewhere")
-    said = refusal("rev-parse", "--verify", "--quiet", "refs/tags/v1^{commit}")
-    assert said.startswith(f"{project} is no git repository") and "git init" in said
+    output = refusal("rev-parse", "--verify", "--quiet", "refs/tags/v1^{commit}")
+    assert output.startswith(f"{project} is no git repository") and "git init" in output
 
 
 def test_a_damaged_index_is_not_a_clean_tree(project: Path) -> None:
     (project / ".git/index").write_bytes(b"DIRC half")
-    said = refusal("status", "--porcelain")
-    assert said.startswith(f"git status failed in {project}:\n") and "index" in said
+    output = refusal("status", "--porcelain")
+    assert output.startswith(f"git status failed in {project}:\n") and "index" in output
 
 
 def test_git_itself_may_be_missing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,5 +57,5 @@ def test_a_checkout_of_somebody_else_is_named_with_gits_remedy(
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own tests do it that way
     monkeypatch.setenv("HOME", "/nowhere")
-    said = refusal("rev-parse", "--verify", "--quiet", "refs/tags/v1^{commit}")
-    assert "dubious ownership" in said and "git config --global --add safe.directory" in said
+    output = refusal("rev-parse", "--verify", "--quiet", "refs/tags/v1^{commit}")
+    assert "dubious ownership" in output and "git config --global --add safe.directory" in output

@@ -55,13 +55,13 @@ def services(root: Path, mode: str = "good", data: str = "") -> tuple[int, list[
 
 def test_what_a_service_said_itself_is_the_reason(root: Path) -> None:
     """In one line, the last; not what others said beside it."""
-    code, said = services(root)
+    code, output = services(root)
     assert code == 1
-    assert said[-1] == (
+    assert output[-1] == (
         "not running: belay-data broken late; "
         "belay-data: /dev/vda6 can't be mounted: /run/belay-fsck.log; broken: out of luck"
     )
-    assert "eth0" not in "".join(said) and "ERROR" not in "".join(said)
+    assert "eth0" not in "".join(output) and "ERROR" not in "".join(output)
     (root / "var/log/rc.log").unlink()
     assert services(root) == (1, ["not running: belay-data broken late"])
 

@@ -98,9 +98,9 @@ def test_a_mounted_stick_keeps_what_else_is_on_it(tmp_path: Path) -> None:
 
 def test_only_a_stick_becomes_a_volume(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    for place in (tmp_path / "file", Path("/dev/null")):
+    for other in (tmp_path / "file", Path("/dev/null")):
         with pytest.raises(UserError, match="is no disk"):
-            Device(place)
+            Device(other)
     disks = [path for path in Path("/dev").iterdir() if path.is_block_device()]
     removable = {
         p.parent.name

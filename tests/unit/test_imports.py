@@ -35,10 +35,10 @@ def imports(name: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{name}: imports name the whole module"
             within = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [one if one in MODULES else str(node.module) for one in within]
+            names = [name if name in MODULES else str(node.module) for name in within]
         else:
             continue
-        yield from (one for one in names if one.split(".")[0] in ROOMS)
+        yield from (name for name in names if name.split(".")[0] in ROOMS)
 
 
 IMPORTS = {name: set(imports(name)) for name in MODULES}
@@ -46,7 +46,7 @@ IMPORTS = {name: set(imports(name)) for name in MODULES}
 
 def test_what_is_imported_is_there() -> None:
     assert len(MODULES) > 100
-    assert {one for found in IMPORTS.values() for one in found} <= MODULES.keys()
+    assert {name for found in IMPORTS.values() for name in found} <= MODULES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

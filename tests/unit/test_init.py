@@ -89,8 +89,8 @@ def boot(tmp_path: Path) -> Boot:
 
 
 def test_the_root_is_put_together_and_started(boot: Boot) -> None:
-    code, said = boot.run()
-    assert (code, said) == (0, "")
+    code, output = boot.run()
+    assert (code, output) == (0, "")
     expected = [
         f"losetup -r -o {SLOT_ROOT_AT} /dev/loop1 /dev/vda4",
         "mount -t squashfs -o ro /dev/loop1 /belay/below",
@@ -121,9 +121,9 @@ def test_devices_without_a_driver_get_one(boot: Boot) -> None:
 )
 def test_a_wrong_command_line_is_named(boot: Boot, cmdline: str, message: str) -> None:
     boot.cmdline = cmdline
-    code, said = boot.run()
+    code, output = boot.run()
     assert code == 1
-    assert message in said
+    assert message in output
     assert message in (boot.root / "dev/kmsg").read_text()
     assert not any(line.startswith("switch_root") for line in boot.done)
 
@@ -138,9 +138,9 @@ def test_a_wrong_command_line_is_named(boot: Boot, cmdline: str, message: str) -
 )
 def test_an_incomplete_slot_is_not_started(boot: Boot, slot: bytes, message: str) -> None:
     (boot.root / "dev/vda4").write_bytes(slot)
-    code, said = boot.run()
+    code, output = boot.run()
     assert code == 1
-    assert f"belay: slot b can't boot: {message}" in said
+    assert f"belay: slot b can't boot: {message}" in output
     assert not any(line.startswith("switch_root") for line in boot.done)
 
 
@@ -154,16 +154,16 @@ def test_an_incomplete_slot_is_not_started(boot: Boot, slot: bytes, message: str
     ],
 )
 def test_what_fails_is_named(boot: Boot, failing: str, message: str) -> None:
-    code, said = boot.run(failing)
+    code, output = boot.run(failing)
     assert code == 1
-    assert message in said
+    assert message in output
 
 
 def test_a_root_without_init_is_not_started(boot: Boot) -> None:
     (boot.root / "belay/below/sbin/init").unlink()
-    code, said = boot.run()
+    code, output = boot.run()
     assert code == 1
-    assert "the root part of vda4 has no /sbin/init" in said
+    assert "the root part of vda4 has no /sbin/init" in output
 
 
 def add_disk(boot: Boot, disk: str, stamp: str, guid: str = GUID) -> None:
@@ -195,16 +195,16 @@ def booted(boot: Boot) -> str:
 
 def test_of_two_that_are_the_same_the_disk_is_taken_that_was_booted(disks: Boot) -> None:
     disks.cmdline += " belay.stamp=202611101200"
-    code, said = disks.run()
-    assert (code, said, booted(disks)) == (0, "", "vdb4")
+    code, output = disks.run()
+    assert (code, output, booted(disks)) == (0, "", "vdb4")
     assert any("losetup -r -o" in line and line.endswith("/dev/vdb4") for line in disks.done)
 
 
 def test_where_no_disk_has_the_note_one_is_taken_and_that_is_said(disks: Boot) -> None:
     disks.cmdline += " belay.stamp=999"
-    code, said = disks.run()
+    code, output = disks.run()
     assert (code, booted(disks)) == (0, "sda4")
-    assert said == "belay: no disk says that it was booted; sda4 was taken\n"
+    assert output == "belay: no disk says that it was booted; sda4 was taken\n"
     warnings = (disks.root / "newroot/etc/belay/boot-warnings").read_text()
     assert warnings == "no disk says that it was booted; sda4 was taken\n"
 
@@ -213,10 +213,10 @@ def test_where_no_disk_has_the_note_one_is_taken_and_that_is_said(disks: Boot) -
 def test_without_its_guid_a_slot_is_found_by_its_name(disks: Boot, guid: str) -> None:
     """Power was lost while the disk got GUIDs of its own, or GRUB could not tell it."""
     disks.cmdline = f"quiet belay.slot=b belay.partuuid={guid} belay.stamp=202611101200"
-    code, said = disks.run()
-    assert (code, said, booted(disks)) == (0, "", "vdb4")
+    code, output = disks.run()
+    assert (code, output, booted(disks)) == (0, "", "vdb4")
     assert (disks.root / "newroot/etc/belay/booted").read_text() == "vdb4\n"
     (disks.root / "sys/class/block/vdb4").unlink()
     (disks.root / "sys/class/block/sda4").unlink()
-    code, said = disks.run()
-    assert code == 1 and "no partition" in said
+    code, output = disks.run()
+    assert code == 1 and "no partition" in output

@@ -73,7 +73,7 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "pattern"),
     [
         (
             b"release =",
@@ -106,11 +106,11 @@ def test_without_a_file_there_is_no_lock(tmp_path: Path) -> None:
         (b"[world]", b"world = 3\n[other]", r"is damaged \("),
     ],
 )
-def test_a_damaged_lock_is_refused(tmp_path: Path, old: bytes, new: bytes, said: str) -> None:
+def test_a_damaged_lock_is_refused(tmp_path: Path, old: bytes, new: bytes, pattern: str) -> None:
     data = render(LOCK).encode()
     assert old in data
     (tmp_path / "apk.lock").write_bytes(data.replace(old, new, 1))
-    with pytest.raises(UserError, match=rf"apk\.lock: .*{said}"):
+    with pytest.raises(UserError, match=rf"apk\.lock: .*{pattern}"):
         read_lock(tmp_path / "apk.lock")
     (tmp_path / "apk.lock").write_bytes(b"")
     with pytest.raises(UserError, match=r"apk\.lock: is damaged"):

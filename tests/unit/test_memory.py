@@ -36,36 +36,36 @@ def memory(node: FileNode) -> Memory:
     return node.memory
 
 
-def rubbish(place: Path) -> None:
-    place.write_bytes(b"\0\xff{" * 100)
+def rubbish(path: Path) -> None:
+    path.write_bytes(b"\0\xff{" * 100)
 
 
-def nested(place: Path) -> None:
-    place.write_text("[" * 100_000)
+def nested(path: Path) -> None:
+    path.write_text("[" * 100_000)
 
 
-def huge(place: Path) -> None:
-    with place.open("ab") as file:
+def huge(path: Path) -> None:
+    with path.open("ab") as file:
         file.write(b" " * (100 << 20))  # JSON all the same
 
 
-def folder(place: Path) -> None:
-    place.unlink()
-    (place / "in it").mkdir(parents=True)
+def folder(path: Path) -> None:
+    path.unlink()
+    (path / "in it").mkdir(parents=True)
 
 
-def pipe(place: Path) -> None:
-    place.unlink()
-    os.mkfifo(place)
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
-def loop(place: Path) -> None:
-    place.unlink()
-    place.symlink_to(place.name)
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
 
 
-def number(place: Path) -> None:
-    place.write_text("1" * 5000)  # more digits than Python takes
+def number(path: Path) -> None:
+    path.write_text("1" * 5000)  # more digits than Python takes
 
 
 @pytest.mark.parametrize("damage", [rubbish, nested, huge, folder, pipe, loop, number])
@@ -227,9 +227,9 @@ def test_what_is_in_the_way_makes_room(node: FileNode) -> None:
     (node.root / "data/belay").symlink_to("nowhere")
     node.memory.write("site-a-trial", b"one", durable=True)
     for name in (".site-a-trial", "site-a-trial"):
-        place = node.memory.folder / name
-        place.unlink(missing_ok=True)
-        (place / "in it").mkdir(parents=True)
+        path = node.memory.folder / name
+        path.unlink(missing_ok=True)
+        (path / "in it").mkdir(parents=True)
         node.memory.write("site-a-trial", b"two", durable=True)
         assert node.memory.read("site-a-trial") == b"two"
 
@@ -257,8 +257,10 @@ def test_a_file_in_the_place_of_the_folder_makes_room(node: FileNode) -> None:
 
 
 def test_no_error_has_more_than_a_terminal_should_see() -> None:
-    said = str(UpdateError("\x1b[2J\x07 a \u202e word\n" + "x" * 5000))
-    assert said.startswith("?[2J? a ? word\nxxx") and said.endswith("x...") and len(said) == 2000
+    output = str(UpdateError("\x1b[2J\x07 a \u202e word\n" + "x" * 5000))
+    assert (
+        output.startswith("?[2J? a ? word\nxxx") and output.endswith("x...") and len(output) == 2000
+    )
 
 
 def test_nobody_else_may_read_it(node: FileNode) -> None:

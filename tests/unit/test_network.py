@@ -121,7 +121,7 @@ def test_cards_get_the_names_of_the_table(root: Path, table: str, names: dict[st
     (root / "run/belay/node/mactab").write_text(table)
     sh(root, "belay-network", "start")
     cards = root / "sys/class/net"
-    found = {place.parent.name: place.read_text().strip() for place in cards.glob("*/address")}
+    found = {path.parent.name: path.read_text().strip() for path in cards.glob("*/address")}
     assert found == names
     assert not (root / "run/belay/warnings").exists()
 

@@ -38,7 +38,7 @@ def test_numbers_are_read_where_they_depend_on_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "pattern"),
     [
         ({"one": 100, "two": 100}, "one and two both have the number 100; apk.lock: take out the"),
         ({"one": "100"}, "one has '100', wanted a number"),
@@ -47,19 +47,19 @@ def test_numbers_are_read_where_they_depend_on_packages() -> None:
         ({"one": True}, "wanted a number"),
     ],
 )
-def test_a_damaged_table_is_refused(table: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_damaged_table_is_refused(table: dict[str, object], pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern):
         checked(table, "apk.lock")
 
 
 @pytest.mark.parametrize(
-    ("passwd", "said"),
+    ("passwd", "pattern"),
     [
         ("boss:x:900:900::/:\ndeputy:x:900:900::/:\n", "boss and deputy both have the number 900"),
         ("l\udce9:x:101:1::/:\n", r"a package has 'l\\udce9' with the number 101 among its users"),
         ("big:x:4294967295:1::/:\n", "'big' with the number 4294967295"),
     ],
 )
-def test_what_no_table_can_hold_is_refused(passwd: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_no_table_can_hold_is_refused(passwd: str, pattern: str) -> None:
+    with pytest.raises(UserError, match=pattern):
         installed_numbers(passwd, "")

@@ -56,8 +56,8 @@ def test_the_disk_is_that_of_the_booted_slot(root: Path) -> None:
 @pytest.mark.parametrize("booted", ["", "sdc2"], ids=["none", "gone"])
 def test_without_a_disk_of_its_own_no_other_is_taken(root: Path, booted: str) -> None:
     assert sh(root, "disk=$(own_disk) && own_partition data $disk", booted) == (1, "")
-    code, said = sh(root, 'own_partition data ""')
-    assert code != 0 and said == ""
+    code, output = sh(root, 'own_partition data ""')
+    assert code != 0 and output == ""
 
 
 def test_a_partition_that_the_disk_lacks_is_not_found(root: Path) -> None:
@@ -85,9 +85,9 @@ def test_the_node_s_own_files_are_of_a_stick_or_of_its_own_disk(
         if partition:
             (device / partition).mkdir()
             (root / "sys/class/block" / partition).symlink_to(device / partition)
-    for place in (root / "sys/class/block").iterdir():
-        if place.name[-1].isdigit():
-            (place / "partition").write_text(f"{place.name[-1]}\n")
+    for path in (root / "sys/class/block").iterdir():
+        if path.name[-1].isdigit():
+            (path / "partition").write_text(f"{path.name[-1]}\n")
     (root / "bin").mkdir()
     lines = [f'/dev/{name}: LABEL="BELAY" UUID="1-2" TYPE="vfat"' for name in labelled]
     (root / "bin/blkid").write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")

@@ -19,7 +19,7 @@ README = (PROJECT / "README.md").read_text()
 LISTED = [name for names in GROUPS.values() for name in names]
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
         # invoke takes the help out of tasks as it reads them.
         Inv(deepcopy(namespace), GROUPS).run(["inv", *words])
@@ -36,24 +36,24 @@ def test_each_task_is_in_one_group() -> None:
 
 
 def test_alone_it_lists_the_groups_and_where_help_is(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys)
+    text = printed(capsys)
     assert [line for line in text.splitlines() if line in GROUPS] == list(GROUPS)
     for name in LISTED:
         assert re.search(rf"^  {re.escape(name)} +[A-Z]\S* ", text, re.MULTILINE), name
     assert "./inv TASK --help" in text and "README.md" in text
     assert "--prompt-for-sudo-password" not in text, "options of invoke that nobody needs"
-    assert said(capsys, "--list") == said(capsys, "--help") == text
+    assert printed(capsys, "--list") == printed(capsys, "--help") == text
 
 
 @pytest.mark.parametrize("task", LISTED)
 def test_help_of_a_task_by_both_ways(capsys: pytest.CaptureFixture[str], task: str) -> None:
-    text = said(capsys, task, "--help")
-    assert text.startswith(f"./inv {task} ") and text == said(capsys, "--help", task)
-    assert said(capsys, task, "-h") == text
+    text = printed(capsys, task, "--help")
+    assert text.startswith(f"./inv {task} ") and text == printed(capsys, "--help", task)
+    assert printed(capsys, task, "-h") == text
 
 
 def test_help_explains_each_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "build it even when nothing changed" in said(capsys, "image", "--help")
+    assert "build it even when nothing changed" in printed(capsys, "image", "--help")
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ from builder.core.progress import Progress
 def test_a_transfer_says_how_much_came_and_how_long_it_will_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said: list[str] = []
+    output: list[str] = []
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     progress = Progress()
-    monkeypatch.setattr(progress, "started", lambda name, detail, quiet: said.append(detail))
+    monkeypatch.setattr(progress, "started", lambda name, detail, quiet: output.append(detail))
     with progress.transfer("fetch") as transferred:
         transferred(0, 4096)
         now += 2
         transferred(1024, 4096)
-    assert said == ["0 B of 4.0 KiB", "1.0 KiB of 4.0 KiB, 6 s left"]
+    assert output == ["0 B of 4.0 KiB", "1.0 KiB of 4.0 KiB, 6 s left"]
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(

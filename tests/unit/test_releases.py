@@ -68,10 +68,10 @@ def test_a_disk_is_unpacked_as_it_was_packed(
     assert lzma.decompress((blobs / blob.sha256).read_bytes()) == disk.read_bytes()
 
     half = (blobs / blob.sha256).read_bytes()[:-5]
-    place = blobs / hashlib.sha256(half).hexdigest()
-    place.write_bytes(half)
+    path = blobs / hashlib.sha256(half).hexdigest()
+    path.write_bytes(half)
     with pytest.raises(lzma.LZMAError):
-        unpack_xz(place, tmp_path / "unpacked")
+        unpack_xz(path, tmp_path / "unpacked")
     assert not (tmp_path / "unpacked").exists()
 
     with (blobs / blob.sha256).open("r+b") as packed:

@@ -126,9 +126,9 @@ def test_its_words_reach_nobody_as_they_are() -> None:
     words = b"HTTP/1.1 500 \x1b[2J\x07" + b"very bad " * 7000 + b"\r\n\r\n"
     with talking(saying(words)) as (port, _), pytest.raises(Unreachable) as raised:
         Server(f"http://127.0.0.1:{port}").get("x", 10)
-    said = str(raised.value)
-    assert "answered 500 ?[2J?very bad" in said
-    assert len(said) < 200 and said.isprintable()
+    output = str(raised.value)
+    assert "answered 500 ?[2J?very bad" in output
+    assert len(output) < 200 and output.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_dates_that_are_none_are_no_reason_to_stop(date: bytes) -> None:
             assert Server(f"http://127.0.0.1:{port}").get("x", 10) == (b"hello", "")
 
 
-def moved(place: str) -> bytes:
-    return f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode()
+def moved(url: str) -> bytes:
+    return f"HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 def test_redirects_are_followed_and_the_token_stays(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
-    with talking(saying(HELLO)) as (other, there):
+    with talking(saying(HELLO)) as (other, far):
         elsewhere = moved(f"http://localhost:{other}/y?z=1")
         with talking(saying(moved("/belay/second"), elsewhere, HELLO)) as (port, here):
             server = Server(
@@ -197,8 +197,8 @@ def test_redirects_are_followed_and_the_token_stays(tmp_path: Path) -> None:
         b"GET /belay/x HTTP/1.1", b"GET /belay/second HTTP/1.1", b"GET /belay/x HTTP/1.1"
     ]  # fmt: skip
     assert all(b"Authorization: Bearer s3cret\r\n" in head for head in here)
-    assert there[0].startswith(b"GET /y?z=1 HTTP/1.1\r\n")
-    assert b"Authorization" not in there[0] and f"Host: localhost:{other}".encode() in there[0]
+    assert far[0].startswith(b"GET /y?z=1 HTTP/1.1\r\n")
+    assert b"Authorization" not in far[0] and f"Host: localhost:{other}".encode() in far[0]
 
 
 @pytest.mark.parametrize(
@@ -331,25 +331,25 @@ def test_an_authority_of_ones_own(authority: Authority, tmp_path: Path) -> None:
 def test_a_damaged_certificate_stops_none_of_the_others(
     authority: Authority, tmp_path: Path
 ) -> None:
-    good, said = authority.file.read_text(), list[str]()
+    good, output = authority.file.read_text(), list[str]()
     bad = good.replace("MII", "AAA", 1)
     (tmp_path / "both").write_text(f"{bad}\n# mine\n{good}\n{good[:100]}")
     with talking(saying(HELLO), authority.context()) as (port, _):
         own = Access(authorities=tmp_path / "both")
-        server = Server(f"https://127.0.0.1:{port}", access=own, say=said.append)
+        server = Server(f"https://127.0.0.1:{port}", access=own, say=output.append)
         assert server.get("x", 10) == (b"hello", "")
-    assert len(said) == 1 and "both: certificate 1 is damaged" in said[0]
+    assert len(output) == 1 and "both: certificate 1 is damaged" in output[0]
 
 
 def test_dates_alone_end_no_updates(authority: Authority) -> None:
     """A node's clock may be wrong; what it takes is signed."""
-    said: list[str] = []
+    output: list[str] = []
     own = Access(authorities=authority.file)
     with talking(saying(HELLO), authority.context(days=-2)) as (port, _):
-        server = Server(f"https://127.0.0.1:{port}", access=own, say=said.append)
+        server = Server(f"https://127.0.0.1:{port}", access=own, say=output.append)
         assert server.get("x", 10) == (b"hello", "")
         assert server.get("x", 10) == (b"hello", "")
-    assert said == [
+    assert output == [
         "the clock and the certificate of 127.0.0.1 disagree (certificate has expired): "
         "its dates are not looked at"
     ]
@@ -372,25 +372,25 @@ def proxying(refuses: bool = False, pause_s: float = 0) -> Talk:
     """A proxy, as far as tunnels go; other requests it answers itself."""
 
     def talk(line: socket.socket, head: bytes) -> None:
-        verb, place, _ = head.split(b" ", 2)
+        verb, address, _ = head.split(b" ", 2)
         if verb != b"CONNECT" or refuses:
             line.sendall(b"HTTP/1.1 407 No\x1b[1m way\r\n\r\n" if refuses else HELLO)
             return
-        host, _, port = place.decode().rpartition(":")
-        with socket.create_connection((host, int(port))) as there:
+        host, _, port = address.decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as far:
             line.sendall(b"HTTP/1.1 200 Go on\r\n\r\n")
             time.sleep(pause_s)
-            back = threading.Thread(target=pass_on, args=[there, line])
+            back = threading.Thread(target=pass_on, args=[far, line])
             back.start()
-            pass_on(line, there)
+            pass_on(line, far)
             back.join()
 
     return talk
 
 
-def pass_on(one: socket.socket, other: socket.socket) -> None:
+def pass_on(near: socket.socket, other: socket.socket) -> None:
     with suppress(OSError):
-        while data := one.recv(4096):
+        while data := near.recv(4096):
             other.sendall(data)
     with suppress(OSError):
         other.shutdown(socket.SHUT_WR)
@@ -442,17 +442,17 @@ def test_one_address_that_is_silent_costs_no_other_its_turn(
     monkeypatch.setattr(server_module, "TIMEOUT_S", 2.0)
     full = socket.create_server(("127.0.0.3", 0), backlog=0)
     waiting = [socket.socket() for _ in range(3)]
-    for one in waiting:  # nobody accepts them, so that further ones get no answer
-        one.setblocking(False)
-        one.connect_ex(full.getsockname())
+    for waiter in waiting:  # nobody accepts them, so that further ones get no answer
+        waiter.setblocking(False)
+        waiter.connect_ex(full.getsockname())
     silent = (socket.AF_INET, socket.SOCK_STREAM, 6, "", full.getsockname())
     with talking(saying(HELLO)) as (port, _):
         good = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-        places = [silent, silent, good]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(places))
+        addresses = [silent, silent, good]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: list(addresses))
         start = time.monotonic()
         assert Server("http://many.example").get("x", 10) == (b"hello", "")
-        places[:] = [silent] * 8
+        addresses[:] = [silent] * 8
         with pytest.raises(Unreachable, match="timed out"):
             Server("http://many.example").get("x", 10)
         assert time.monotonic() - start < 20
@@ -464,8 +464,8 @@ def test_one_address_that_is_silent_costs_no_other_its_turn(
         with pytest.raises(GaveWay):
             Server("http://many.example", look=look).get("x", 10)
         assert time.monotonic() - start < 2
-    for one in (*waiting, full):
-        one.close()
+    for waiter in (*waiting, full):
+        waiter.close()
 
 
 def test_a_proxy_that_refuses() -> None:

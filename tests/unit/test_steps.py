@@ -144,7 +144,7 @@ def change_container(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "shown"),
     [
         (change_file, "tree changed"),
         (change_mode, "tree changed"),
@@ -156,12 +156,12 @@ def change_container(project: Project) -> None:
     ],
 )
 def test_a_changed_input_is_named_and_runs_the_step_again(
-    project: Project, change: Callable[[Project], None], said: str
+    project: Project, change: Callable[[Project], None], shown: str
 ) -> None:
     project.build()
     change(project)
     found = report(project.plan()["rope"])
-    assert (found.state, found.changed) == ("stale", (said,))
+    assert (found.state, found.changed) == ("stale", (shown,))
     assert project.build() == ["rope", "knot"]
 
 
@@ -222,7 +222,7 @@ def change_base_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "shown"),
     [
         (change_argv, "command changed"),
         (change_base_environment, "$TZ was 'UTC', is 'Europe/Paris'"),
@@ -232,11 +232,11 @@ def test_how_a_job_is_run_belongs_to_its_key(
     project: Project,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[Project, pytest.MonkeyPatch], None],
-    said: str,
+    shown: str,
 ) -> None:
     project.build()
     change(project, monkeypatch)
-    assert report(project.plan()["rope"]).changed == (said,)
+    assert report(project.plan()["rope"]).changed == (shown,)
 
 
 @pytest.mark.parametrize(

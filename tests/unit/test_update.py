@@ -281,9 +281,9 @@ def edit_blob(change: Callable[[bytes], bytes]) -> Trick:
     return trick
 
 
-def corrupt_at(place: float) -> Trick:
+def corrupt_at(share: float) -> Trick:
     def change(data: bytes) -> bytes:
-        at = int(len(data) * place)
+        at = int(len(data) * share)
         return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
     return edit_blob(change)
@@ -392,9 +392,9 @@ def test_it_is_refused_and_nothing_is_lost(name: str, publisher: Publisher, node
 
 def test_a_key_hands_over_to_the_next(publisher: Publisher, node: FileNode) -> None:
     """The old key signs the release that trusts the new one and revokes the old one."""
-    place, old, new = str(publisher.store.folder), publisher.key, Key()
+    source, old, new = str(publisher.store.folder), publisher.key, Key()
     publisher.publish("1.1.0")
-    node.update(place)
+    node.update(source)
     # That release runs, was kept, and then left again: what it revoked stays revoked.
     node.boot.write(BootState())
     node.change(keys=[old.public, new.public])
@@ -403,10 +403,10 @@ def test_a_key_hands_over_to_the_next(publisher: Publisher, node: FileNode) -> N
     with pytest.raises(
         Refused, match=f"signed by key {old.public.id}; trusted are: {new.public.id}"
     ):
-        node.update(place)
+        node.update(source)
     publisher.key = new
     manifest = publisher.publish("1.3.0", signed=NOW + 2)
-    node.update(place)
+    node.update(source)
     assert node.holds("b", manifest, publisher)
 
 
@@ -476,21 +476,21 @@ def test_a_thief_s_file_of_the_far_future_does_not_outlive_his_key(
     thief = Key()
     node.change(keys=[publisher.key.public, thief.public])
     publisher.release("1.1.0")
-    place = str(publisher.store.folder)
+    source = str(publisher.store.folder)
     later = NOW + 20 * 365 * DAY
     for kept, signed in ((True, NOW + 3 * DAY), (False, later)):
         node.clock_is_kept = kept
         publisher.point("1.1.0", thief.sign, signed=signed, expires=later + DAY)
         with pytest.raises(Refused, match=r"says that it was signed on 20.*, which is yet to come"):
-            node.update(place)
+            node.update(source)
     node.clock_is_kept = True
     publisher.point("1.1.0", thief.sign, signed=NOW + DAY, expires=later)
-    assert node.updater(place).channel().signed == NOW + DAY
+    assert node.updater(source).channel().signed == NOW + DAY
     publisher.point("1.1.0")
     with pytest.raises(Refused, match="is an old one"):
-        node.updater(place).channel()
+        node.updater(source).channel()
     node.change(revoked=frozenset([thief.public.id]))
-    assert node.updater(place).channel().signed == NOW
+    assert node.updater(source).channel().signed == NOW
 
 
 def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callable[..., bool]:
@@ -703,7 +703,7 @@ def test_a_newer_time_that_another_process_saw_stays(
     publisher: Publisher, node: FileNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publisher.publish("1.1.0")
-    place, updater = str(publisher.store.folder), node.updater(str(publisher.store.folder))
+    source, updater = str(publisher.store.folder), node.updater(str(publisher.store.folder))
     judged = Updater._judged
     newer = threading.Event()
 
@@ -712,7 +712,7 @@ def test_a_newer_time_that_another_process_saw_stays(
         if data and not newer.is_set():
             newer.set()
             publisher.publish("1.2.0", signed=NOW + 10)
-            node.updater(place).channel()
+            node.updater(source).channel()
         return answer
 
     monkeypatch.setattr(Updater, "_judged", meanwhile)
@@ -783,10 +783,10 @@ def tar_header(**fields: bytes) -> bytes:
     ],
 )
 def test_a_damaged_tar_is_told(node: FileNode, data: bytes) -> None:
-    place = node.root / "x.tar"
-    place.write_bytes(data)
+    path = node.root / "x.tar"
+    path.write_bytes(data)
     with pytest.raises(UpdateError):
-        node.update(str(place))
+        node.update(str(path))
 
 
 @pytest.mark.parametrize("ranges", [True, False])

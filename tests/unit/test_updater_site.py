@@ -61,12 +61,12 @@ class Trials:
         self.node.boot.write(BootState())
         (self.node.root / "etc/belay/health.d").mkdir(parents=True)
         (self.node.root / "run/belay").mkdir(parents=True, exist_ok=True)
-        self.said: list[str] = []
+        self.output: list[str] = []
         self.reboots = 0
 
     @property
     def site(self) -> Site:
-        return Site(self.node.node, self.node.memory, self.said.append)
+        return Site(self.node.node, self.node.memory, self.output.append)
 
     def reboot(self) -> None:
         self.reboots += 1
@@ -173,7 +173,7 @@ def test_without_room_for_the_reason_the_node_goes_back_nevertheless(
     no_room_for(monkeypatch, "site-a-why")
     assert trials.offer(site("#!/bin/sh\nexit 1\n")) is False
     assert trials.reboots == 1
-    assert "site-a-why can't be written" in "\n".join(trials.said)
+    assert "site-a-why can't be written" in "\n".join(trials.output)
 
 
 def test_what_can_t_be_kept_for_good_is_not_tried(
@@ -191,7 +191,7 @@ def test_a_kept_site_with_any_flipped_bit_is_not_applied(trials: Trials) -> None
     for at in range(0, len(whole), max(1, len(whole) // 48)):
         kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         assert trials.site.boot() is None
-        assert trials.said[-1] == "data/belay/site-a-good is damaged, and is not applied"
+        assert trials.output[-1] == "data/belay/site-a-good is damaged, and is not applied"
         assert not kept.exists()
     assert trials.node.memory.damaged()[0].startswith("site-a-good (")
     # What is good in the other slot is, here too; else it comes anew.

@@ -77,9 +77,9 @@ class Machine:
             time.sleep(0.02)
         return False
 
-    def wait_for(self, there: Callable[[], object]) -> None:
+    def wait_for(self, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 30
-        while not there():
+        while not condition():
             assert time.monotonic() < deadline, "it did not come"
             time.sleep(0.02)
 
@@ -139,9 +139,9 @@ def test_a_confirmed_boot_goes_on_and_one_descriptor_stays_open(machine: Machine
     assert machine.text("run/belay/watchdog") == "iTCO_wdt\n30\n"
     children = Path(f"/proc/{machine.process.pid}/task/{machine.process.pid}/children")
     machine.wait_for(children.read_text)
-    place = machine.root / "dev/watchdog"
+    path = machine.root / "dev/watchdog"
     for child in children.read_text().split():  # one that hangs would keep it
-        machine.wait_for(partial(let_go, int(child), place))
+        machine.wait_for(partial(let_go, int(child), path))
 
 
 def test_a_watchdog_that_comes_later_is_fed(machine: Machine) -> None:

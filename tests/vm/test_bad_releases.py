@@ -87,9 +87,9 @@ def test_it_goes_back_by_itself(name: str, project: Project, tmp_path: Path) -> 
         if check:
             machine.wait_for_login()
             machine.wait_until_confirmed()
-            said = machine.succeed("belay status")
-            assert "belay 1.0.0 (x86_64) runs in slot a (good)" in said
-            assert check in said and reason in said
+            output = machine.succeed("belay status")
+            assert "belay 1.0.0 (x86_64) runs in slot a (good)" in output
+            assert check in output and reason in output
         machine.power_cut()
         after = read_boot_state(machine.disk)
         assert (after.slots["b"].state, after.last_good) == (BAD, "a")

@@ -82,13 +82,13 @@ def test_a_system_boots_from_either_slot_on_uefi(disk_image: Path, tmp_path: Pat
         assert ": clean, " in machine.succeed("cat /run/belay-fsck.log"), "data was unmounted"
         machine.wait_until_confirmed()
         machine.wait_until(lambda: read_boot_state(machine.disk).slots["a"] == SlotState(), 60)
-        said = machine.log.read_text(errors="replace")
+        output = machine.log.read_text(errors="replace")
         # A disk that vanishes ends the boot; this one comes back as the machine is reset.
         machine.succeed(HASTY_WATCHDOG)
         machine.type("echo 1 >$(readlink -f /sys/block/vda/device/..)/remove\n")
         machine.wait_for_console(r"belay: booting slot a \(good\)")
-    assert "video mode" not in said
-    assert " * " not in said.rpartition("login: ")[2], "nothing comes into what is typed"
+    assert "video mode" not in output
+    assert " * " not in output.rpartition("login: ")[2], "nothing comes into what is typed"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_slot_that_panics_is_left_for_the_other(
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
         machine.wait_until_confirmed()
-        said = machine.succeed("belay status")
-        assert "slot b: bad, 0 tries left" in said
-        assert "was rejected" in said and reason in said
+        output = machine.succeed("belay status")
+        assert "slot b: bad, 0 tries left" in output
+        assert "was rejected" in output and reason in output
         assert read_boot_state(machine.disk).last_good == "a"
 
 
@@ -199,14 +199,14 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         machine.wait_for_login()
         # As all is well in it, it is a rescue no more.
         machine.wait_until_confirmed()
-        said = machine.succeed("belay status")
-        assert "this boot is a rescue: no slot had a try left: their boots hung" in said
+        output = machine.succeed("belay status")
+        assert "this boot is a rescue: no slot had a try left: their boots hung" in output
         assert (
-            "slot a: bad, 0 tries left" in said
-            and f"slot b: good, {TRIES[GOOD]} tries left" in said
+            "slot a: bad, 0 tries left" in output
+            and f"slot b: good, {TRIES[GOOD]} tries left" in output
         )
-        assert "the next boot is of" not in said
-        assert "warning: the files on /data were beyond repair, and are lost" in said
+        assert "the next boot is of" not in output
+        assert "warning: the files on /data were beyond repair, and are lost" in output
         assert "data" in machine.succeed("belay history")
         machine.succeed("grep ' /data ext4 rw' /proc/mounts && pgrep -f /usr/lib/belay/pull")
         assert machine.succeed("stat -c %s /data/belay/data-before") == "1048576\n"
@@ -226,10 +226,10 @@ def test_without_a_bootable_slot_the_last_good_one_is_the_rescue(
         machine.wait_for_console(r"belay: booting slot a \(good\)")
         machine.wait_for_login()
         machine.wait_until_confirmed()  # else the watchdog would end it
-        said = machine.succeed("belay status")
-        assert "warning: that slot a is good can't be kept: /dev/vda2" in said
-        assert "watchdog i6300ESB timer: a hang ends in a reset after " in said
-        assert "warning: the disk takes no writes: /data can be read only" in said
+        output = machine.succeed("belay status")
+        assert "warning: that slot a is good can't be kept: /dev/vda2" in output
+        assert "watchdog i6300ESB timer: a hang ends in a reset after " in output
+        assert "warning: the disk takes no writes: /data can be read only" in output
         machine.succeed("grep ' /data ext4 ro' /proc/mounts && pgrep -f /usr/lib/belay/pull")
         assert "did not stop" not in machine.succeed("dmesg | tail -n 5")
         assert read_boot_state(machine.disk) == state

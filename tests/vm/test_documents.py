@@ -46,7 +46,7 @@ def test_the_readme(reader: Reader) -> None:
     node.expect("login: ")
     for command in second:
         reader.run(command)
-    assert "release 1.1.0, tried on 1.0.0: passed" in reader.said
+    assert "release 1.1.0, tried on 1.0.0: passed" in reader.output
     node.expect(r"belay: booting slot b \(trial\)", timeout=UPDATE_TIMEOUT_S)
     node.expect("slot b is good: belay 1.1.0", timeout=UPDATE_TIMEOUT_S)
     node.sendline("root")
@@ -81,7 +81,7 @@ def test_the_page_on_nodes(reader: Reader, tmp_path: Path) -> None:
         for block in blocks(PROJECT / "docs" / name):
             for command in block.commands() if block.kind == "sh" else ():
                 reader.run(command)
-    assert "crag-1               1.0.0        passed" in reader.said
+    assert "crag-1               1.0.0        passed" in reader.output
     assert (tmp_path / "www/channels/stable.site").exists()
 
 

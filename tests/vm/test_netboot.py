@@ -30,12 +30,12 @@ def url(artefacts: Path, tmp_path: Path) -> Iterator[str]:
     config = load_config()
     build(Context(), "net-initramfs", config)
     with served(tmp_path / "www") as port:
-        place = f"http://10.0.2.2:{port}"
-        cmdline = f"{config.boot.cmdline} apkovl={place}/crag.apkovl.tar.gz"
-        write_netboot(tmp_path / "www", place, cmdline)
+        url = f"http://10.0.2.2:{port}"
+        cmdline = f"{config.boot.cmdline} apkovl={url}/crag.apkovl.tar.gz"
+        write_netboot(tmp_path / "www", url, cmdline)
         overlay = archive(etc__fetched="over the network")
         (tmp_path / "www" / "crag.apkovl.tar.gz").write_bytes(overlay)
-        yield f"{place}/{SCRIPT}"
+        yield f"{url}/{SCRIPT}"
 
 
 def machine_for(url: str, folder: Path, bios: bool) -> Machine:
@@ -76,10 +76,10 @@ def test_a_uefi_boots_without_a_disk_and_is_installed_to_one(url: str, tmp_path:
         machine.qmp("device_add", driver="usb-storage", drive="small", bus="usb.0")
         machine.wait_until_succeeds("test -b /dev/sda")
         assert "/dev/sda has 64 MiB; the system takes" in machine.fail("belay install /dev/sda")
-        said = machine.fail("belay install /dev/vda")
-        assert "/dev/vda holds data, which is lost: belay install /dev/vda /dev/vda" in said
-        said = machine.succeed("belay install /dev/vda /dev/vda", INSTALL_TIMEOUT_S)
-        assert "/dev/vda has both slots" in said
+        output = machine.fail("belay install /dev/vda")
+        assert "/dev/vda holds data, which is lost: belay install /dev/vda /dev/vda" in output
+        output = machine.succeed("belay install /dev/vda /dev/vda", INSTALL_TIMEOUT_S)
+        assert "/dev/vda has both slots" in output
         machine.succeed("partx -a /dev/vda; modprobe ext4; mount -t ext4 /dev/vda6 /mnt")
         assert "it is in use" in machine.fail("belay install /dev/vda /dev/vda")
         machine.power_cut()

@@ -66,14 +66,14 @@ class Ssh:
             "ControlPersist": "yes",  # it ends with the machine
         }
         given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        with (self.folder / "said").open("w+") as said:  # a pipe would stay open
+        with (self.folder / "output").open("w+") as output:  # a pipe would stay open
             done = subprocess.run(
                 ["ssh", "-F", "none", *words[:-1], *given, "root@127.0.0.1", words[-1]],
-                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 text=True, check=False, timeout=600,
             )  # fmt: skip
-            said.seek(0)
-            done.stdout = said.read()
+            output.seek(0)
+            done.stdout = output.read()
         return done
 
     def succeed(self, command: str) -> str:
@@ -99,8 +99,8 @@ def new_node(project: Project, folder: Path, name: str) -> None:
     """Make a node which `folder/key` opens, and whose own key is in `folder/known`."""
     key, known = folder / "key", folder / "known"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    said = project.inv("node.new", name, "--keys", f"{key}.pub")
-    host_key = next(line.split(None, 2)[2] for line in said.splitlines() if "host key" in line)
+    output = project.inv("node.new", name, "--keys", f"{key}.pub")
+    host_key = next(line.split(None, 2)[2] for line in output.splitlines() if "host key" in line)
     known.write_text(f"node {host_key}\n")
 
 
@@ -197,9 +197,9 @@ def power_that_comes_and_goes_ends_in_a_rescue(node: Ssh) -> None:
     machine.start()
     machine.wait_for_console(r"belay: booting slot a \(rescue\)")
     node.wait_until_confirmed()
-    said = node.succeed("belay status")
-    assert "this boot is a rescue: no slot had a try left: their boots hung" in said
-    assert f"slot a: good, {TRIES[GOOD]} tries left" in said
+    output = node.succeed("belay status")
+    assert "this boot is a rescue: no slot had a try left: their boots hung" in output
+    assert f"slot a: good, {TRIES[GOOD]} tries left" in output
     assert "rescue" in node.succeed("belay history")
 
 
@@ -221,9 +221,9 @@ def its_files_are_written_from_afar(project: Project, node: Ssh) -> None:
     words = ("node.write", "crag-7", "--keys", str(folder / "second.pub"), "--to", "crag-7")
     assert "crag-7: has the node's files" in project.inv(*words, PATH=path)
     with machine.disk.open("rb") as disk:
-        place = read_table(disk)["node"]
-        disk.seek(place.offset)
-        assert new.encode() in disk.read(place.end - place.offset)
+        partition = read_table(disk)["node"]
+        disk.seek(partition.offset)
+        assert new.encode() in disk.read(partition.end - partition.offset)
     assert "node files" in node.succeed("belay history")
     assert "node crag-7, from the files: age.key" in node.succeed("belay node")
     # The first test of the next boot is that the old key still opens it.
@@ -278,7 +278,7 @@ def every_moment_had_a_table(disk: Path, log: Path) -> None:
     """Had power been lost after any write, the kernel would have found all partitions."""
     with disk.open("rb") as file:
         before = read_table(file)
-    slots = {name: place for name, place in before.items() if name != "data"}
+    slots = {name: partition for name, partition in before.items() if name != "data"}
     size, ends = disk.stat().st_size, set()
     with disk.open("r+b") as file:
         for write in writes(log):

@@ -136,8 +136,8 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
     with machine:
         machine.wait_for_login()
         machine.wait_until_confirmed()
-        said = json.loads(machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1])
-        assert (said["version"], said["well"], said["changed"]) == (
+        output = json.loads(machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1])
+        assert (output["version"], output["well"], output["changed"]) == (
             "0.1.0",
             True,
             ["file /etc/motd"],

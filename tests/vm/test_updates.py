@@ -95,10 +95,10 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
         machine.wait_for_console("not running: broken")
         machine.wait_for_console("belay: booting slot b .good.")
         machine.wait_for_login()
-        said = machine.succeed("belay status")
-        assert "belay 1.1.0 (x86_64) runs in slot b (good)" in said
-        assert "release 1.2.0 was rejected: check 10-services failed" in said
-        assert "not running: broken" in said
+        output = machine.succeed("belay status")
+        assert "belay 1.1.0 (x86_64) runs in slot b (good)" in output
+        assert "release 1.2.0 was rejected: check 10-services failed" in output
+        assert "not running: broken" in output
         copy_sparse(machine.disk, tmp_path / "at the end")
     slots = [*published.slots.values(), broken]
     every_moment_was_safe(published.first_disk, slots, log, tmp_path)
@@ -126,7 +126,7 @@ def every_moment_was_safe(first_disk: Path, slots: list[Path], log: Path, folder
     """Had power been lost after any write whatsoever, a whole release would have booted."""
     disk = folder / "replayed"
     shutil.copy(first_disk, disk)
-    places = {name: place_of(disk, f"slot-{name}") for name in ("a", "b")}
+    partitions = {name: place_of(disk, f"slot-{name}") for name in ("a", "b")}
     esp = place_of(disk, "esp")
     releases = [path.read_bytes() for path in slots]
     slot, whole, booted, count = "a", {"a"}, {"a"}, 0
@@ -136,12 +136,12 @@ def every_moment_was_safe(first_disk: Path, slots: list[Path], log: Path, folder
             file.write(write.data)
             file.flush()
             count += 1
-            whole -= {name for name, place in places.items() if write.touches(place)}
+            whole -= {name for name, slot in partitions.items() if write.touches(slot)}
             if write.touches(esp):
                 slot = boots(read_boot_state(disk))
                 booted.add(slot)
             if slot not in whole:
-                file.seek(places[slot].offset)
+                file.seek(partitions[slot].offset)
                 data = file.read(max(len(release) for release in releases))
                 assert any(data.startswith(release) for release in releases), (
                     f"after write {count} slot {slot} would boot, and is not whole"
