@@ -15,9 +15,11 @@ import asyncio
 import re
 import shlex
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -119,6 +121,20 @@ class Machine:
             await self._client.disconnect()
         except Exception:  # the machine may be gone already
             return
+
+    @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """A part of a trial: the console's log names it, and so does the error if it fails."""
+        line = f"--- stage: {what} ---"
+        print(line)
+        with self.log.open("ab") as log:
+            log.write(f"\n{line}\n".encode())
+        try:
+            yield
+        except Exception as error:
+            if sys.version_info >= (3, 11):
+                error.add_note(line)
+            raise
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command, in which `_` stands for `-`."""

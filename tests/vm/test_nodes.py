@@ -125,35 +125,39 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
         disk.truncate(machine.disk.stat().st_size + 1024 * MIB)
     shutil.copy(machine.disk, first)
     with machine:
-        node.wait_until_confirmed()
-        assert node.succeed("hostname") == "crag-7\n"
-        assert "node crag-7" in (status := node.succeed("belay status"))
-        assert "warning" not in status
-        _, total = node.succeed("df -m /data | tail -n 1").split()[:2]
-        assert int(total) > 1000
-        assert "inet 10.0.2.15" in node.succeed("ip addr show lan0")
-        alone = ("-o", "ControlPath=none", "-o", "PubkeyAuthentication=no")
-        assert "Permission denied (publickey)" in node.run(*alone, "true").stdout
-        assert node.fail("pgrep -f ttyS0") == ""
-        assert "login:" not in machine.log.read_text()
-        logs.has_all_of(node)
-        packages_on_hand_are_installed(node)
-        its_files_are_written_from_afar(project, node)
-        node.succeed("sync")
-        machine.power_cut()
-        assert not guids_of(first) & guids_of(machine.disk), "those of the image are gone"
-        every_moment_had_a_table(first, log)
-        # The first table's entries are newer than its header, as a cut leaves them: GRUB looks at
-        # no checksum, the kernel takes the second table, and the node writes both anew.
-        with machine.disk.open("r+b") as disk:
-            disk.seek(SECTOR + HEADER_CHECKSUM)
-            disk.write(bytes(4))
-        a_copy_of_the_disk_is_left_alone(node)
-        node.succeed("dmesg | grep 'GPT is invalid, using'")
-        assert node.succeed("df -m /data | tail -n 1").split()[1] == total
-        with machine.disk.open("rb") as disk:
-            assert read_table(disk)["data"].end > 1024 * MIB
-        power_that_comes_and_goes_ends_in_a_rescue(node)
+        with machine.stage("its first boot"):
+            node.wait_until_confirmed()
+            assert node.succeed("hostname") == "crag-7\n"
+            assert "node crag-7" in (status := node.succeed("belay status"))
+            assert "warning" not in status
+            _, total = node.succeed("df -m /data | tail -n 1").split()[:2]
+            assert int(total) > 1000
+            assert "inet 10.0.2.15" in node.succeed("ip addr show lan0")
+            alone = ("-o", "ControlPath=none", "-o", "PubkeyAuthentication=no")
+            assert "Permission denied (publickey)" in node.run(*alone, "true").stdout
+            assert node.fail("pgrep -f ttyS0") == ""
+            assert "login:" not in machine.log.read_text()
+            logs.has_all_of(node)
+        with machine.stage("offline packages and its own files"):
+            packages_on_hand_are_installed(node)
+            its_files_are_written_from_afar(project, node)
+        with machine.stage("a torn partition table, and a copy of the disk"):
+            node.succeed("sync")
+            machine.power_cut()
+            assert not guids_of(first) & guids_of(machine.disk), "those of the image are gone"
+            every_moment_had_a_table(first, log)
+            # The first table's entries are newer than its header, as a cut leaves them: GRUB looks
+            # at no checksum, the kernel takes the second table, and the node writes both anew.
+            with machine.disk.open("r+b") as disk:
+                disk.seek(SECTOR + HEADER_CHECKSUM)
+                disk.write(bytes(4))
+            a_copy_of_the_disk_is_left_alone(node)
+            node.succeed("dmesg | grep 'GPT is invalid, using'")
+            assert node.succeed("df -m /data | tail -n 1").split()[1] == total
+            with machine.disk.open("rb") as disk:
+                assert read_table(disk)["data"].end > 1024 * MIB
+        with machine.stage("eight power cuts"):
+            power_that_comes_and_goes_ends_in_a_rescue(node)
 
 
 class LogHost:
@@ -315,40 +319,42 @@ def test_what_is_wrong_with_a_stick_is_said(
 ) -> None:
     """And stops neither the boot nor updates."""
     with Machine(disk_image, tmp_path / "machine", bios=True, usb=broken_stick) as machine:
-        machine.wait_for_console("name is not what its name says: ignored")
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        status = machine.succeed("belay status")
-        for text in (
-            "interfaces has 1048576 bytes, and may have 65536: ignored",
-            "mactab is not what its name says: ignored",
-            "authorized_keys is empty: ignored",
-            "dropbear_ed25519_host_key is not what its name says: ignored",
-            "age.key is empty: ignored",
-            "settings.json is no JSON object, and is ignored: ",
-            "this node has no name",
-        ):
-            assert text in status
-        assert machine.succeed("ls /run/belay/node") == "settings.json\n"
-        machine.fail("pidof dropbear")
-
-        good = tmp_path / "good"
-        good.mkdir()
-        (good / "name").write_text("crag-8\r\n")
-        machine.attach_usb(good, "BELAY")
-        machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 3")
-        again = "rm /run/belay/warnings; rc-service --nodeps belay-node restart"
-        assert "several volumes are labelled BELAY: /dev/sd" in machine.succeed(again)
-        machine.detach_usb("stick")
-        machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 2")
-        machine.succeed(again)
-        assert "node crag-8" in (status := machine.succeed("belay status"))
-        assert "warning" not in status
-        # Garbage with the right label: what blkid looks at is there, the rest isn't.
-        garbage = "dd if=/dev/urandom of=/dev/vda5 bs=1k seek=2 count=200 && sync"
-        machine.detach_usb()
-        machine.succeed(garbage)
-        assert "this node has no name" in machine.succeed(f"rm -r /run/belay/node; {again}")
+        with machine.stage("a stick with everything wrong"):
+            machine.wait_for_console("name is not what its name says: ignored")
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            status = machine.succeed("belay status")
+            for text in (
+                "interfaces has 1048576 bytes, and may have 65536: ignored",
+                "mactab is not what its name says: ignored",
+                "authorized_keys is empty: ignored",
+                "dropbear_ed25519_host_key is not what its name says: ignored",
+                "age.key is empty: ignored",
+                "settings.json is no JSON object, and is ignored: ",
+                "this node has no name",
+            ):
+                assert text in status
+            assert machine.succeed("ls /run/belay/node") == "settings.json\n"
+            machine.fail("pidof dropbear")
+        with machine.stage("two volumes of one label"):
+            good = tmp_path / "good"
+            good.mkdir()
+            (good / "name").write_text("crag-8\r\n")
+            machine.attach_usb(good, "BELAY")
+            machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 3")
+            again = "rm /run/belay/warnings; rc-service --nodeps belay-node restart"
+            assert "several volumes are labelled BELAY: /dev/sd" in machine.succeed(again)
+            machine.detach_usb("stick")
+            machine.wait_until_succeeds("blkid | grep -c 'LABEL=\"BELAY\"' | grep -q 2")
+            machine.succeed(again)
+            assert "node crag-8" in (status := machine.succeed("belay status"))
+            assert "warning" not in status
+        with machine.stage("a volume of garbage"):
+            # Garbage with the right label: what blkid looks at is there, the rest isn't.
+            garbage = "dd if=/dev/urandom of=/dev/vda5 bs=1k seek=2 count=200 && sync"
+            machine.detach_usb()
+            machine.succeed(garbage)
+            assert "this node has no name" in machine.succeed(f"rm -r /run/belay/node; {again}")
 
 
 def test_a_stick_that_is_pulled_out_during_boot_stops_nothing(
@@ -396,30 +402,33 @@ def test_an_overlay_archive_from_data_makes_the_system(
         disk.seek(read_table(disk)["data"].offset)
         disk.write((tmp_path / "container output/data").read_bytes())
     with machine:
-        machine.wait_for_console("belay: applied an apkovl")
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        assert machine.succeed("cat /etc/motd; hostname") == "from data\nnocrag\n"
-        assert machine.succeed("stat -c %a /root") == "700\n"
-        machine.fail("ls /etc/runlevels/boot/syslog")
-        # What belay-boot couldn't start, OpenRC started.
-        machine.succeed("ls /run/failed /run/openrc/started/belay-data && df /data | grep -q vda6")
-        machine.succeed("ls /etc/runlevels/default/belay-pull")
-
-        # In each place is one that harms, and none is applied; others: container/test_init.py.
-        pack = ".apkovl.tar.gz"
-        machine.succeed(
-            f"rm /data/apkovl/*{pack} && mv /data/truncated{pack} /data/apkovl && "
-            f"mount /dev/vda5 /mnt && mv /data/dots{pack} /mnt && umount /mnt && sync"
-        )
-        machine.type("reboot\n")
-        machine.wait_for_console(f"apkovl truncated{pack} is not applied: it is damaged")
-        machine.wait_for_login()
-        status = machine.succeed("belay status")
-        for name, reason in (
-            ("truncated", "is damaged"),
-            ("dots", "has paths that lead out of it"),
-            ("absolute", "has paths that lead out of it"),
-        ):
-            assert f"apkovl {name}{pack} is not applied: it {reason}" in status
-        machine.fail("grep -E 'data|hostile' /etc/motd")
+        with machine.stage("a good archive"):
+            machine.wait_for_console("belay: applied an apkovl")
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            assert machine.succeed("cat /etc/motd; hostname") == "from data\nnocrag\n"
+            assert machine.succeed("stat -c %a /root") == "700\n"
+            machine.fail("ls /etc/runlevels/boot/syslog")
+            # What belay-boot couldn't start, OpenRC started.
+            machine.succeed(
+                "ls /run/failed /run/openrc/started/belay-data && df /data | grep -q vda6"
+            )
+            machine.succeed("ls /etc/runlevels/default/belay-pull")
+        with machine.stage("archives that harm"):
+            # In each place is one that harms, and none is applied; others: container/test_init.py.
+            pack = ".apkovl.tar.gz"
+            machine.succeed(
+                f"rm /data/apkovl/*{pack} && mv /data/truncated{pack} /data/apkovl && "
+                f"mount /dev/vda5 /mnt && mv /data/dots{pack} /mnt && umount /mnt && sync"
+            )
+            machine.type("reboot\n")
+            machine.wait_for_console(f"apkovl truncated{pack} is not applied: it is damaged")
+            machine.wait_for_login()
+            status = machine.succeed("belay status")
+            for name, reason in (
+                ("truncated", "is damaged"),
+                ("dots", "has paths that lead out of it"),
+                ("absolute", "has paths that lead out of it"),
+            ):
+                assert f"apkovl {name}{pack} is not applied: it {reason}" in status
+            machine.fail("grep -E 'data|hostile' /etc/motd")

@@ -79,48 +79,53 @@ def test_a_web_server_leaves_what_harms_it(project: Project, tmp_path: Path) -> 
     web = "tools.file('/etc/token', tools.secret('token'), 0o600)"
     publish(project, "0.2.0", web=web)
     with machine:
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        assert "site 0.2.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
-        assert machine.succeed("cat /etc/token; stat -c ' %a' /etc/token") == "open sesame 600\n"
-        page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
-        assert "Welcome from crag-1." in page
-        assert "nothing new" in machine.succeed("belay site")
+        with machine.stage("the first site"):
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            assert "site 0.2.0 is applied" in machine.succeed("belay site", SITE_TIMEOUT_S)
+            assert (
+                machine.succeed("cat /etc/token; stat -c ' %a' /etc/token") == "open sesame 600\n"
+            )
+            page = machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
+            assert "Welcome from crag-1." in page
+            assert "nothing new" in machine.succeed("belay site")
 
-        # A second apply changes nothing, as seen from outside.
-        machine.succeed("touch /tmp/before && sleep 1 && /run/belay/site/apply crag-1")
-        touched = "find /etc /srv /lib /usr -newer /tmp/before 2>/dev/null | grep -v __pycache__"
-        assert machine.fail(touched) == ""
-
-        # One that cuts the node off: the node goes back by itself, and applies what was good.
-        cut = "import subprocess; subprocess.run(['ip', 'link', 'set', 'eth0', 'down'])"
-        publish(project, "0.3.0", web=web, common=cut)
-        machine.type("belay pull\n")
-        status = wait_until_left(machine, "0.2.0", "0.3.0", "check 40-network failed")
-        assert f"slot a: good, {TRIES[GOOD]} tries left" in status
-        machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
-        assert "nothing new" in machine.succeed("belay site")
-
-        # So is one that fills the disk; the node can be reached, and its owner makes room.
-        fill = "for n in 1 2 3; do cat /dev/zero >/data/fill$n; sync; done"
-        fill = f"import subprocess; subprocess.run('{fill}', shell=True)"
-        publish(project, "0.4.0", web=web, common=fill)
-        machine.type("belay pull\n")
-        wait_until_left(machine, "0.2.0", "0.4.0", "check 20-data failed")
-        machine.succeed("rm /data/fill*")
-
-        # Power is lost while one is tried.
-        publish(project, "0.5.0", web=web, common="import time; time.sleep(9999)")
-        machine.type("belay site &\n")
-        machine.wait_until_succeeds("pgrep -f run/belay/site/apply", SITE_TIMEOUT_S)
-        machine.power_cut()
-        machine.start()
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        status = machine.succeed("belay status")
-        assert "site 0.2.0, " in status
-        assert "site 0.5.0 was rejected: the node went down before it was confirmed" in status
-        assert "site rejected" in machine.succeed("belay history")
+            # A second apply changes nothing, as seen from outside.
+            machine.succeed("touch /tmp/before && sleep 1 && /run/belay/site/apply crag-1")
+            touched = (
+                "find /etc /srv /lib /usr -newer /tmp/before 2>/dev/null | grep -v __pycache__"
+            )
+            assert machine.fail(touched) == ""
+        with machine.stage("a site that cuts the node off"):
+            # One that cuts the node off: the node goes back by itself, and applies what was good.
+            cut = "import subprocess; subprocess.run(['ip', 'link', 'set', 'eth0', 'down'])"
+            publish(project, "0.3.0", web=web, common=cut)
+            machine.type("belay pull\n")
+            status = wait_until_left(machine, "0.2.0", "0.3.0", "check 40-network failed")
+            assert f"slot a: good, {TRIES[GOOD]} tries left" in status
+            machine.wait_until_succeeds("wget -q -O - http://127.0.0.1:8080/")
+            assert "nothing new" in machine.succeed("belay site")
+        with machine.stage("a site that fills the disk"):
+            # So is one that fills the disk; the node can be reached, and its owner makes room.
+            fill = "for n in 1 2 3; do cat /dev/zero >/data/fill$n; sync; done"
+            fill = f"import subprocess; subprocess.run('{fill}', shell=True)"
+            publish(project, "0.4.0", web=web, common=fill)
+            machine.type("belay pull\n")
+            wait_until_left(machine, "0.2.0", "0.4.0", "check 20-data failed")
+            machine.succeed("rm /data/fill*")
+        with machine.stage("a power cut while a site is tried"):
+            # Power is lost while one is tried.
+            publish(project, "0.5.0", web=web, common="import time; time.sleep(9999)")
+            machine.type("belay site &\n")
+            machine.wait_until_succeeds("pgrep -f run/belay/site/apply", SITE_TIMEOUT_S)
+            machine.power_cut()
+            machine.start()
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            status = machine.succeed("belay status")
+            assert "site 0.2.0, " in status
+            assert "site 0.5.0 was rejected: the node went down before it was confirmed" in status
+            assert "site rejected" in machine.succeed("belay history")
 
 
 def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_path: Path) -> None:
@@ -134,31 +139,36 @@ def test_another_node_leaves_what_fails_in_either_slot(project: Project, tmp_pat
     project.inv("site.secret", "crag-1", "token", "--file", str(tmp_path / "token"))
     secrets = project.root / "site/secrets"
     with machine:
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        output = json.loads(machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1])
-        assert (output["version"], output["well"], output["changed"]) == (
-            "0.1.0",
-            True,
-            ["file /etc/motd"],
-        )
-        machine.fail("wget -q -O - http://127.0.0.1:8080/")
-
-        shutil.copytree(secrets / "crag-1", secrets / "crag-2")
-        publish(project, "0.2.0", common="tools.secret('token')")
-        machine.type("belay pull\n")
-        why = "apply: crag-2: secret token: secrets/crag-2/token.age: it is encrypted for another"
-        wait_until_left(machine, "0.1.0", "0.2.0", why)
-
-        publish(project, "0.3.0", common="import time; time.sleep(9999)")
-        machine.type("belay pull\n")
-        why = "apply: it was not done within 90 s"
-        machine.wait_for_console(f"site 0.3.0 is rejected: {why}", SITE_TIMEOUT_S)
-        machine.wait_for_console(r"belay: booting slot a")
-        machine.power_cut()
-        machine.hardware = replace(machine.hardware, usb=other)
-        each_slot_has_its_own(project, machine)
-        assert f"site 0.3.0 was rejected: {why}" in machine.succeed("belay status")
+        with machine.stage("another site"):
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            output = json.loads(
+                machine.succeed("belay site --json", SITE_TIMEOUT_S).splitlines()[-1]
+            )
+            assert (output["version"], output["well"], output["changed"]) == (
+                "0.1.0",
+                True,
+                ["file /etc/motd"],
+            )
+            machine.fail("wget -q -O - http://127.0.0.1:8080/")
+        with machine.stage("another node's secret"):
+            shutil.copytree(secrets / "crag-1", secrets / "crag-2")
+            publish(project, "0.2.0", common="tools.secret('token')")
+            machine.type("belay pull\n")
+            why = (
+                "apply: crag-2: secret token: secrets/crag-2/token.age: it is encrypted for another"
+            )
+            wait_until_left(machine, "0.1.0", "0.2.0", why)
+        with machine.stage("a site that hangs"):
+            publish(project, "0.3.0", common="import time; time.sleep(9999)")
+            machine.type("belay pull\n")
+            why = "apply: it was not done within 90 s"
+            machine.wait_for_console(f"site 0.3.0 is rejected: {why}", SITE_TIMEOUT_S)
+            machine.wait_for_console(r"belay: booting slot a")
+            machine.power_cut()
+            machine.hardware = replace(machine.hardware, usb=other)
+            each_slot_has_its_own(project, machine)
+            assert f"site 0.3.0 was rejected: {why}" in machine.succeed("belay status")
 
 
 def each_slot_has_its_own(project: Project, machine: Machine) -> None:

@@ -55,53 +55,60 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
     log = tmp_path / "writes"
     image = published.slots["1.1.0"]
     with Machine(published.first_disk, tmp_path / "machine", write_log=log) as machine:
-        machine.wait_for_login()
-        assert machine.succeed("uname -r") == "6.18.38-0-virt\n"
-        machine.wait_until_confirmed()
-        machine.type("belay update --json\n")
-        machine.wait_until(lambda: holds(machine.disk, "b", image, HALF, 4096), UPDATE_TIMEOUT_S)
-        machine.power_cut()
-        assert read_boot_state(machine.disk).slots["b"].state == BAD
-
-        machine.start()
-        machine.wait_for_console(r"belay: booting slot a \(good\)")
-        machine.wait_for_login()
-        machine.wait_until_confirmed()
-        before = len(published.server.log.read_text().splitlines())
-        machine.type("belay update\n")
-        machine.wait_until(lambda: is_on_trial(machine.disk, "b"), UPDATE_TIMEOUT_S)
-        machine.power_cut()
-        assert sum(published.fetched(before)) < published.packed("1.1.0") / 2, "it went on"
-        assert holds(machine.disk, "b", image)
-
-        published.server.stop()
-        machine.start()
-        machine.wait_for_console(r"belay: booting slot b \(trial\)")
-        machine.wait_for_login()
-        # It has asked for the channel, and asks again in a while.
-        machine.succeed("until pgrep -f '[s]leep 5$'; do sleep 1; done")
-        machine.fail("test -e /run/belay/confirmed")
-        published.server.start()
-        assert machine.succeed("uname -r") == "6.18.56-0-virt\n"
-        machine.wait_until_confirmed()
-        state = read_boot_state(machine.disk)
-        assert (state.slots["b"], state.last_good) == (SlotState(), "b")
-        assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
-        assert machine.succeed("belay check") == "release 1.1.0 is running already\n"
-
-        stick, broken = stick_with_broken_service(published.project, tmp_path)
-        machine.attach_usb(stick, "BELAYUPDATE")
-        machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
-        machine.wait_for_console("not running: broken")
-        machine.wait_for_console("belay: booting slot b .good.")
-        machine.wait_for_login()
-        output = machine.succeed("belay status")
-        assert "belay 1.1.0 (x86_64) runs in slot b (good)" in output
-        assert "release 1.2.0 was rejected: check 10-services failed" in output
-        assert "not running: broken" in output
-        copy_sparse(machine.disk, tmp_path / "at the end")
+        with machine.stage("a power cut in the middle of the write"):
+            machine.wait_for_login()
+            assert machine.succeed("uname -r") == "6.18.38-0-virt\n"
+            machine.wait_until_confirmed()
+            machine.type("belay update --json\n")
+            machine.wait_until(
+                lambda: holds(machine.disk, "b", image, HALF, 4096), UPDATE_TIMEOUT_S
+            )
+            machine.power_cut()
+            assert read_boot_state(machine.disk).slots["b"].state == BAD
+        with machine.stage("a power cut at the flip"):
+            machine.start()
+            machine.wait_for_console(r"belay: booting slot a \(good\)")
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            before = len(published.server.log.read_text().splitlines())
+            machine.type("belay update\n")
+            machine.wait_until(lambda: is_on_trial(machine.disk, "b"), UPDATE_TIMEOUT_S)
+            machine.power_cut()
+            assert sum(published.fetched(before)) < published.packed("1.1.0") / 2, "it went on"
+            assert holds(machine.disk, "b", image)
+        with machine.stage("a trial without its server"):
+            published.server.stop()
+            machine.start()
+            machine.wait_for_console(r"belay: booting slot b \(trial\)")
+            machine.wait_for_login()
+            # It has asked for the channel, and asks again in a while.
+            machine.succeed("until pgrep -f '[s]leep 5$'; do sleep 1; done")
+            machine.fail("test -e /run/belay/confirmed")
+            published.server.start()
+            assert machine.succeed("uname -r") == "6.18.56-0-virt\n"
+            machine.wait_until_confirmed()
+            state = read_boot_state(machine.disk)
+            assert (state.slots["b"], state.last_good) == (SlotState(), "b")
+            assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
+            assert machine.succeed("belay check") == "release 1.1.0 is running already\n"
+        with machine.stage("a bad release from a stick"):
+            stick, broken = stick_with_broken_service(published.project, tmp_path)
+            a_bad_release_is_left(machine, stick)
+            copy_sparse(machine.disk, tmp_path / "at the end")
     slots = [*published.slots.values(), broken]
     every_moment_was_safe(published.first_disk, slots, log, tmp_path)
+
+
+def a_bad_release_is_left(machine: Machine, stick: Path) -> None:
+    machine.attach_usb(stick, "BELAYUPDATE")
+    machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
+    machine.wait_for_console("not running: broken")
+    machine.wait_for_console("belay: booting slot b .good.")
+    machine.wait_for_login()
+    output = machine.succeed("belay status")
+    assert "belay 1.1.0 (x86_64) runs in slot b (good)" in output
+    assert "release 1.2.0 was rejected: check 10-services failed" in output
+    assert "not running: broken" in output
 
 
 def stick_with_broken_service(project: Project, folder: Path) -> tuple[Path, Path]:
