@@ -87,13 +87,13 @@ def _container(wanted: str) -> Finding:
 
 def _virtual_machines() -> Finding:
     """Only `inv qemu` and the VM tests need them, so what is missing is no mistake."""
-    from builder.vm.hardware import PROGRAM, firmware
+    from builder.vm.hardware import QEMU, firmware
     from builder.vm.kvm import kvm_works
 
-    program = shutil.which(PROGRAM)
+    program = shutil.which(QEMU)
     if program is None:
-        remedy = install_command([PROGRAM])
-        return Finding("virtual machines", "missing", f"no {PROGRAM}", remedy)
+        remedy = install_command([QEMU])
+        return Finding("virtual machines", "missing", f"no {QEMU}", remedy)
     try:
         firmware()
     except UserError as error:

@@ -14,7 +14,7 @@ from builder.core.output import say
 from builder.core.paths import BUILD
 from builder.steps.plan import build
 
-FOLDER = BUILD / "netboot"
+NETBOOT_FOLDER = BUILD / "netboot"
 
 
 @task(
@@ -45,9 +45,9 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     if manifest:
         require_slot(manifest)
     url = url.rstrip("/")
-    write_netboot(FOLDER, url, config.boot.cmdline)
-    say(f"{FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")
+    write_netboot(NETBOOT_FOLDER, url, config.boot.cmdline)
+    say(f"{NETBOOT_FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")
     if port:
-        with served(FOLDER, "", port):
+        with served(NETBOOT_FOLDER, "", port):
             say(f"serving it at port {port}; Ctrl-C ends that")
             signal.pause()

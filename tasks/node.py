@@ -16,7 +16,7 @@ from builder.core.files import copy_sparse, remove_tree
 from builder.core.output import say, show_json
 from builder.core.paths import BUILD
 from builder.core.progress import Progress
-from builder.nodes.places import PLACES, STICKS, Place, open_place
+from builder.nodes.places import PLACE_HELP, STICKS, Place, open_place
 from builder.nodes.volume import volume
 from builder.steps.plan import build, plan_for
 
@@ -78,7 +78,7 @@ def new(
 @task(
     help={
         "name": "the node's name",
-        "to": PLACES,
+        "to": PLACE_HELP,
         "keys": "a file with the public SSH keys that may log in, from now on",
     }
 )

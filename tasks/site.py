@@ -20,7 +20,7 @@ from builder.core.files import write_atomically
 from builder.core.output import say, show_json
 from builder.core.paths import BUILD
 from builder.core.progress import Progress
-from updater.formats import NAME
+from updater.formats import NAME_PATTERN
 
 if TYPE_CHECKING:
     from updater.formats import Channel
@@ -125,9 +125,9 @@ def _check_version(before: Channel, version: str, digest: str) -> None:
 )
 def secret(c: Context, node: str, name: str, file: str = "") -> None:
     """Encrypt a secret for a node by its public age key: site/secrets/NODE/NAME.age."""
-    from builder.releases.site import FOLDER, encrypted_for
+    from builder.releases.site import SITE_FOLDER, encrypted_for
 
-    if not NAME.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise UserError(f'"{name}" is no name for a secret', "wanted small letters, digits, . _ -")
     try:
         data = Path(file).read_bytes() if file else sys.stdin.buffer.read()
@@ -136,7 +136,7 @@ def secret(c: Context, node: str, name: str, file: str = "") -> None:
     if not data:
         raise UserError("the secret is empty: give it by --file, or on standard input")
     sealed = encrypted_for(node, data)
-    target = FOLDER / "secrets" / node / f"{name}.age"
+    target = SITE_FOLDER / "secrets" / node / f"{name}.age"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, sealed)
     say(f"{target}: only {node} can read it; commit it")

@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 from builder.core.config import load_config
 from builder.core.paths import BUILD, PROJECT
 from builder.disk.layout import Layout, layout
-from builder.vm.hardware import PROGRAM, free_port
+from builder.vm.hardware import QEMU, free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 from tests.offer import Offer
@@ -62,7 +62,7 @@ def _minutes(item: pytest.Item) -> float:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What a test needs is looked at before its fixtures, which may take minutes."""
     if item.get_closest_marker("vm"):
-        program(PROGRAM)
+        program(QEMU)
 
 
 @pytest.fixture(scope="session")

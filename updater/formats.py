@@ -26,7 +26,7 @@ CHANNEL_SIZE_MAX = 16 << 10
 MANIFEST_SIZE_MAX = 4 << 20
 SIGNATURE_SIZE_MAX = 2 << 10
 # What may be part of a path or a URL.
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(
     r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[0-9a-z.]{1,32})?"
 )
@@ -112,8 +112,8 @@ def open_channel(data: bytes, keys: Iterable[PublicKey], name: str) -> tuple[Cha
     fields = _Fields(_json(line, what), what)
     fields.number("format", FORMAT, FORMAT)
     channel = Channel(
-        os=fields.text("os", NAME),
-        channel=fields.text("channel", NAME),
+        os=fields.text("os", NAME_PATTERN),
+        channel=fields.text("channel", NAME_PATTERN),
         version=fields.text("version", VERSION),
         manifest=fields.text("manifest", SHA256),
         signed=fields.number("signed"),
@@ -147,12 +147,14 @@ def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name
         raise Refused(f"{name}: a chunk lies outside of its blob")
     files = fields.inner("files")
     return Manifest(
-        os=fields.text("os", NAME),
-        arch=fields.text("arch", NAME),
+        os=fields.text("os", NAME_PATTERN),
+        arch=fields.text("arch", NAME_PATTERN),
         version=fields.text("version", VERSION),
         built=fields.number("built"),
         slot=SlotImage(slot.text("sha256", SHA256), size, blob, chunks),
-        files={file: _blob(files.inner(file)) for file in files.values if NAME.fullmatch(file)},
+        files={
+            file: _blob(files.inner(file)) for file in files.values if NAME_PATTERN.fullmatch(file)
+        },
     )
 
 

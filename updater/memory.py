@@ -34,7 +34,7 @@ UNREACHED_MAX = 5
 CLOCK_ERROR_S = 2 * 86400  # the most that a server's clock may be ahead of one that is kept right
 CLOCK_SPAN_S = 10 * 365 * 86400  # a clock further ahead of what is signed than that is wrong
 ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e]{1,128}"')  # RFC 9110, 8.8.3; others are not kept
-CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # formats.NAME, which is slow to come
+CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")  # formats.NAME_PATTERN, which is slow to come
 KEY_ID = re.compile(r"[0-9A-F]{16}")
 ANY_KEY = ""
 

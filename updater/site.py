@@ -37,7 +37,7 @@ from updater.memory import Memory, RejectedSite
 from updater.node import Node
 from updater.process import run_within
 from updater.reading import REASON_MAX, checked, read_file, read_object
-from updater.site_archive import PROGRAM, SITE_SIZE_MAX, unpack, version_of
+from updater.site_archive import APPLY, SITE_SIZE_MAX, unpack, version_of
 
 if TYPE_CHECKING:
     from updater.update import Updater
@@ -170,7 +170,7 @@ class Site:
         version, tree = version_of(archive), self.node.root / RUN_SITE
         try:
             unpack(archive, tree)
-            words: list[str | Path] = [tree / PROGRAM, self.node.name or NAMELESS]
+            words: list[str | Path] = [tree / APPLY, self.node.name or NAMELESS]
             code, output = run_within(self.node.settings.deadline_s, words, folder=tree)
         except (UpdateError, OSError) as error:  # a program that can't be started, too
             code, output = 1, str(error)

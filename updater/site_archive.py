@@ -12,7 +12,7 @@ from pathlib import Path
 
 from updater.errors import Refused
 
-PROGRAM = "apply"
+APPLY = "apply"
 VERSION_FILE = "version"
 SITE_SIZE_MAX = 16 << 20  # of the archive
 UNPACKED_MAX = 64 << 20
@@ -55,8 +55,8 @@ def unpack(archive: bytes, tree: Path) -> None:
                 tar.extract(member, tree, filter="data")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise Refused(f"the site can't be unpacked: {error}") from None
-    if not os.access(tree / PROGRAM, os.X_OK):
-        raise Refused(f"the site has no program `{PROGRAM}`")
+    if not os.access(tree / APPLY, os.X_OK):
+        raise Refused(f"the site has no program `{APPLY}`")
 
 
 def version_of(archive: bytes) -> str:

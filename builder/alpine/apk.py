@@ -20,7 +20,7 @@ from builder.core.paths import CACHE, LOGS
 from builder.engines.engine import MOUNT_POINTS, Engine, Job
 
 STATIC = "apk-tools-static"
-PROGRAM = "/sbin/apk.static"
+APK = "/sbin/apk.static"
 Version = tuple[str, str]  # name and version of a package
 
 _PLAN = re.compile(
@@ -119,7 +119,7 @@ class Apk:
 
     def _add(self, words: Sequence[str], output: Path, source: str, inputs: dict[str, Path]) -> str:
         """Run `apk add` on the folder `root` in `output`; return what it printed."""
-        command = (PROGRAM, "--root", "out/root", *options(self.alpine), "add", *words)
+        command = (APK, "--root", "out/root", *options(self.alpine), "add", *words)
         inputs = {"keys": self.keys, **inputs}
         (output / "root").mkdir(exist_ok=True)
         job = Job(f"apk add for {source}", self.root, command, output, inputs)

@@ -23,7 +23,7 @@ from builder.core.files import only_one, write_atomically
 from builder.core.paths import CACHE
 
 DOWNLOADS_AT_ONCE = 6
-FOLDER = CACHE / "packages"
+PACKAGES = CACHE / "packages"
 CHECKSUMS = CACHE / "checksums"  # which file has the checksum that an index names
 DOWNLOADS = CACHE / "downloads"
 
@@ -35,7 +35,7 @@ Done = TypeVar("Done")
 
 def place_of(sha256: str) -> Path:
     """Where the archive has a package, or would have it."""
-    return FOLDER / f"{sha256}.apk"
+    return PACKAGES / f"{sha256}.apk"
 
 
 def is_here(sha256: str) -> bool:

@@ -15,9 +15,9 @@ from builder.engines.engine import MOUNT_POINTS, Engine
 
 SETTLE = Path(__file__).with_name("settle.sh")
 PACKAGE_LIST = Path(__file__).parent.parent / "engines" / "container.packages"
-WORLD = "container"  # what the lock calls it
+CONTAINER_WORLD = "container"  # what the lock calls it
 RECIPE = 3  # counts up when the same packages are to become another root
-NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
+PACKAGE_LIST_NAME = PACKAGE_LIST.relative_to(PROJECT).as_posix()
 
 
 def package_names() -> tuple[str, ...]:
@@ -27,10 +27,12 @@ def package_names() -> tuple[str, ...]:
 
 def container_root(packages: PackageSet, engine: Engine) -> Path:
     """The container's root, installed from the lock if it isn't there yet."""
-    cached = CACHE / "containers" / f"{packages.lock.digest(WORLD)[:16]}-{RECIPE}"
+    cached = CACHE / "containers" / f"{packages.lock.digest(CONTAINER_WORLD)[:16]}-{RECIPE}"
     if not cached.is_dir():
         with folder_for(cached) as folder:
-            packages.apk(engine).install(packages.folder(WORLD), package_names(), folder, NAME)
+            packages.apk(engine).install(
+                packages.folder(CONTAINER_WORLD), package_names(), folder, PACKAGE_LIST_NAME
+            )
             root = folder / "root"
             remove_tree(root / "dev")  # device nodes, where the engine could make some
             for name in MOUNT_POINTS:
@@ -44,7 +46,7 @@ def export_container(packages: PackageSet, target: Path) -> None:
     """Copy to `place` what `Dockerfile.alpine` installs: docker follows no links out of it."""
     remove_tree(target)
     with folder_for(target) as folder:
-        shutil.copytree(packages.folder(WORLD), folder / "packages")
+        shutil.copytree(packages.folder(CONTAINER_WORLD), folder / "packages")
         shutil.copytree(packages.keys, folder / "keys")
         shutil.copy(SETTLE, folder)
         (folder / "world").write_text(world_text(package_names()))

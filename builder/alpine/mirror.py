@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import requests
 
 SAMPLE = "sample"  # the source of what comes from the sample mirror
-PUBLIC = "https://dl-cdn.alpinelinux.org/alpine"
+ALPINE_MIRROR = "https://dl-cdn.alpinelinux.org/alpine"
 ALPINE_KEYS = Path(__file__).with_name("keys")
 TIMEOUT_S = (5, 20)  # to connect, to read on
 TRIES = 5
@@ -273,7 +273,7 @@ def is_back(alpine: Alpine, at_once: bool = False) -> bool:
         return False
     asked.parent.mkdir(parents=True, exist_ok=True)
     asked.touch()
-    return _answers(mirror_of(alpine, PUBLIC), alpine, tries=1) is None
+    return _answers(mirror_of(alpine, ALPINE_MIRROR), alpine, tries=1) is None
 
 
 def choose_mirror(alpine: Alpine) -> Mirror:
@@ -283,7 +283,7 @@ def choose_mirror(alpine: Alpine) -> Mirror:
     """
     if alpine.mirror != "auto":
         return mirror_of(alpine, alpine.mirror)
-    mirror = mirror_of(alpine, PUBLIC)
+    mirror = mirror_of(alpine, ALPINE_MIRROR)
     if (problem := _answers(mirror, alpine)) is None:
         return mirror
     say(f"{problem}\nusing the sample mirror instead: real Alpine packages, but few of them")

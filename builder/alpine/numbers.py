@@ -17,7 +17,7 @@ from builder.core.errors import UserError
 
 FIRST = 100  # below are those that Alpine gives out by hand; adduser begins here
 LAST = (1 << 31) - 1  # what all programs take
-NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?", re.ASCII)
+USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\$?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def installed_numbers(passwd: str, group: str) -> Numbers:
         found = {f[0]: int(f[2]) for f in rows if len(f) > 2 and f[2].isascii() and f[2].isdigit()}
         found = {name: number for name, number in found.items() if number >= FIRST}
         for name, number in found.items():
-            if not NAME.fullmatch(name) or number > LAST:
+            if not USER_NAME.fullmatch(name) or number > LAST:
                 raise UserError(
                     f"a package has {name!r} with the number {number} among its {kind}",
                     "wanted are "

@@ -15,13 +15,13 @@ from builder.core.errors import UserError
 from builder.core.files import write_atomically, write_private
 from builder.core.paths import PROJECT, private_keys
 
-WORLD = "available"  # what the lock calls the packages of the node and those on hand
-PUBLIC = PROJECT / "rootfs" / "overlay" / "lib" / "apk" / "keys"
+AVAILABLE = "available"  # what the lock calls the packages of the node and those on hand
+TRUSTED_KEYS = PROJECT / "rootfs" / "overlay" / "lib" / "apk" / "keys"
 _PATTERN = "belay-*.rsa.pub"
 _BITS = 4096
 
 
-def new_key(public: Path = PUBLIC) -> tuple[Path, Path]:
+def new_key(public: Path = TRUSTED_KEYS) -> tuple[Path, Path]:
     """Make the key that signs the index; its private and its public file."""
     if found := sorted(public.glob(_PATTERN)):
         raise UserError(f"{found[0]} exists already: images trust that key")
@@ -44,7 +44,7 @@ def new_key(public: Path = PUBLIC) -> tuple[Path, Path]:
     return private_keys() / name, public / f"{name}.pub"
 
 
-def key_file(public: Path = PUBLIC) -> Path:
+def key_file(public: Path = TRUSTED_KEYS) -> Path:
     """The private key whose public half the image has. Raises UserError where there is none."""
     found = sorted(public.glob(_PATTERN))
     if not found:

@@ -51,12 +51,12 @@ def node_world(config: Config) -> list[str]:
 def worlds(config: Config) -> dict[str, World]:
     """What is locked: the packages of the container, and those of the node."""
     wanted = {
-        container.WORLD: (container.NAME, container.package_names()),
+        container.CONTAINER_WORLD: (container.PACKAGE_LIST_NAME, container.package_names()),
         SYSTEM: ("rootfs/world", system_world(config)),
     }
     beyond = {
         INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
-        on_hand.WORLD: ("available in [alpine] of image.toml", config.alpine.available),
+        on_hand.AVAILABLE: ("available in [alpine] of image.toml", config.alpine.available),
     }
     for world, (source, more) in beyond.items():
         if more:

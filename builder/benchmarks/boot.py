@@ -21,7 +21,7 @@ from builder.releases.site import build_site
 from builder.steps.plan import build, plan_for
 from builder.vm.machine import Machine
 from builder.vm.remote import Remote, Stick
-from builder.vm.site_trial import TREE, bring_site
+from builder.vm.site_trial import SITE_TREE, bring_site
 
 STOCK_SIZE_MIB = 512
 BOOT_TIMEOUT_S = 600
@@ -96,10 +96,10 @@ def _idle_apply(folder: Path) -> Idle:
         remote = Remote(machine, stick)
         remote.wait_until_confirmed(BOOT_TIMEOUT_S)
         bring_site(remote, build_site())
-        remote.succeed(f"{TREE}/apply {NODE}")
-        check = f"until {TREE}/check {NODE}; do sleep 1; done"
+        remote.succeed(f"{SITE_TREE}/apply {NODE}")
+        check = f"until {SITE_TREE}/check {NODE}; do sleep 1; done"
         remote.succeed(check, BOOT_TIMEOUT_S)
-        idle = _seconds(remote, f"{TREE}/apply {NODE}")
+        idle = _seconds(remote, f"{SITE_TREE}/apply {NODE}")
         return Idle(idle, _seconds(remote, "python3 -c pass"))
 
 

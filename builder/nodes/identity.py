@@ -18,7 +18,7 @@ PRIVATE = PROJECT / "nodes"  # git ignores it: there are private keys in it
 HOST_KEY = "dropbear_ed25519_host_key"
 AUTHORIZED_KEYS = "authorized_keys"
 AGE_KEY = "age.key"
-NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SSH_KEY = re.compile(r"(ssh|ecdsa|sk)-\S+ AAAA\S+")
 
 
@@ -69,7 +69,7 @@ def new_identity(name: str, folder: Path, holders: str) -> Identity:
 
 def check_name(name: str) -> None:
     """Raise UserError where a node can't be called that."""
-    if not NAME.fullmatch(name):
+    if not NODE_NAME.fullmatch(name):
         raise UserError(
             f'"{name}" is no name for a node', "wanted up to 63 letters, digits, dashes"
         )

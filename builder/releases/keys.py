@@ -18,16 +18,16 @@ from minisign import Error, KeyPair, SecretKey
 from builder.core.errors import UserError
 from builder.core.files import write_atomically, write_private
 from builder.core.paths import PROJECT, private_keys
-from updater.formats import NAME
+from updater.formats import NAME_PATTERN
 
-PUBLIC = PROJECT / "rootfs" / "overlay" / "etc" / "belay" / "keys"
-REVOKED = PUBLIC.parent / "revoked"
+PUBLIC_KEYS = PROJECT / "rootfs" / "overlay" / "etc" / "belay" / "keys"
+REVOKED = PUBLIC_KEYS.parent / "revoked"
 Sign = Callable[[bytes, str], bytes]
 
 
-def new_key(name: str, public: Path = PUBLIC) -> tuple[Path, Path]:
+def new_key(name: str, public: Path = PUBLIC_KEYS) -> tuple[Path, Path]:
     """Make a key pair; its private and its public file. Never overwrites one."""
-    if not NAME.fullmatch(name):
+    if not NAME_PATTERN.fullmatch(name):
         raise UserError(f'"{name}" is no name for a key', "wanted small letters, digits, . _ -")
     secret_file, public_file = private_keys() / f"{name}.key", public / f"{name}.pub"
     for path in (secret_file, public_file):
@@ -51,7 +51,7 @@ def revoke(name: str) -> str:
     """Take a key out of the image and note that nodes refuse it from then on; returns its id."""
     from updater.signature import PublicKey
 
-    path = PUBLIC / f"{name}.pub"
+    path = PUBLIC_KEYS / f"{name}.pub"
     if not path.exists():
         raise UserError(f"there is no {path}", f"there are: {', '.join(public_names()) or 'none'}")
     key = PublicKey.parse(path.read_bytes(), str(path))
@@ -63,7 +63,7 @@ def revoke(name: str) -> str:
 
 def public_names() -> list[str]:
     """The names of the keys that the image carries."""
-    return sorted(path.stem for path in PUBLIC.glob("*.pub"))
+    return sorted(path.stem for path in PUBLIC_KEYS.glob("*.pub"))
 
 
 def signer(name: str = "") -> Sign:

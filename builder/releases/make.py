@@ -19,7 +19,7 @@ from builder.core.progress import Progress
 from builder.disk.table import read_table
 from builder.releases.changes import changes, versions
 from builder.releases.chunks import write_slot, write_xz
-from builder.releases.keys import PUBLIC, Sign
+from builder.releases.keys import PUBLIC_KEYS, Sign
 from builder.releases.sbom import installed, sbom
 from builder.releases.store import DISK_IMAGE, Store
 from updater.contract import (
@@ -44,7 +44,7 @@ def store_of(config: Config) -> Store:
 def trusted_keys() -> list[PublicKey]:
     """The keys that the image carries. Raises UserError where a file there is none."""
     try:
-        return read_keys(PUBLIC)
+        return read_keys(PUBLIC_KEYS)
     except Refused as error:
         raise UserError(str(error)) from None
 

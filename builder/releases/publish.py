@@ -23,7 +23,7 @@ from builder.releases.targets import Target
 from updater.errors import UpdateError
 from updater.formats import (
     MANIFEST_SIZE_MAX,
-    NAME,
+    NAME_PATTERN,
     SIGNATURE_SIZE_MAX,
     Blob,
     Channel,
@@ -92,7 +92,7 @@ def new_channel(store: Store, manifest: Manifest, name: str, downgrade: bool) ->
 
 def check_channel_name(name: str) -> None:
     """Raise UserError where nodes would refuse a channel of that name."""
-    if not NAME.fullmatch(name) or name.endswith(SITE):
+    if not NAME_PATTERN.fullmatch(name) or name.endswith(SITE):
         raise UserError(
             f'"{name}" is no name for a channel',
             f"wanted small letters, digits, . _ -, and not {SITE} at its end",

@@ -10,12 +10,12 @@ from builder.core.files import gzipped, read_text, read_toml
 from builder.core.paths import PROJECT
 from builder.core.sources import files_below
 from updater.formats import VERSION
-from updater.site_archive import PROGRAM, SITE_SIZE_MAX, VERSION_FILE, pack
+from updater.site_archive import APPLY, SITE_SIZE_MAX, VERSION_FILE, pack
 
-FOLDER = PROJECT / "site"
+SITE_FOLDER = PROJECT / "site"
 
 
-def site_version(folder: Path = FOLDER) -> str:
+def site_version(folder: Path = SITE_FOLDER) -> str:
     """The version in the site's own file. Raises UserError where it is none."""
     file = folder / VERSION_FILE
     version = read_text(file).strip() if file.exists() else ""
@@ -24,12 +24,12 @@ def site_version(folder: Path = FOLDER) -> str:
     return version
 
 
-def build_site(folder: Path = FOLDER) -> bytes:
+def build_site(folder: Path = SITE_FOLDER) -> bytes:
     """The archive of a site. Raises UserError where nodes would refuse it."""
     site_version(folder)
     read_toml(folder / "inventory.toml")  # nodes could not read it, either
-    if not os.access(folder / PROGRAM, os.X_OK):
-        raise UserError(f"{folder / PROGRAM}: a site needs this program, and it must be executable")
+    if not os.access(folder / APPLY, os.X_OK):
+        raise UserError(f"{folder / APPLY}: a site needs this program, and it must be executable")
     files = files_below(folder)
     parents = {parent for path in files for parent in path.relative_to(folder).parents}
     names = sorted({*parents, *(path.relative_to(folder) for path in files)} - {Path()})
@@ -42,7 +42,7 @@ def build_site(folder: Path = FOLDER) -> bytes:
     return archive
 
 
-def encrypted_for(node: str, data: bytes, folder: Path = FOLDER) -> bytes:
+def encrypted_for(node: str, data: bytes, folder: Path = SITE_FOLDER) -> bytes:
     """A secret as only a node can read it. Raises UserError where its public key isn't known."""
     from builder.nodes.identity import age
 

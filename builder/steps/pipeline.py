@@ -31,7 +31,7 @@ from updater.settings import Settings, for_shell
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     """All steps, by name."""
-    more = packages_beyond(packages, on_hand.WORLD)
+    more = packages_beyond(packages, on_hand.AVAILABLE)
     steps = [
         chroot(config, packages),
         initramfs(config, packages),

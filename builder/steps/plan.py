@@ -10,7 +10,7 @@ from pathlib import Path
 
 from invoke.context import Context
 
-from builder.alpine.container import WORLD, container_root
+from builder.alpine.container import CONTAINER_WORLD, container_root
 from builder.alpine.lock import lock_file, read_lock, write_lock
 from builder.alpine.locking import Upgrade, is_stand_in
 from builder.alpine.numbers import read_numbers
@@ -84,7 +84,7 @@ def _built(
 ) -> Path:
     """A file that a step makes, built before there is a plan of the whole."""
     steps = pipeline(sized(config, packages.lock.slots), packages)
-    plan = keyed(steps, run_order(steps, [result.step]), packages.lock.digest(WORLD))
+    plan = keyed(steps, run_order(steps, [result.step]), packages.lock.digest(CONTAINER_WORLD))
     ensure(plan, container_root(packages, engine), engine, progress)
     return plan[result.step].place / result.file
 

@@ -13,7 +13,7 @@ from builder.core.host import require_program
 from builder.vm.kvm import kvm_works
 
 LOG_SIZE = 8 << 30
-PROGRAM = "qemu-system-x86_64"
+QEMU = "qemu-system-x86_64"
 
 # UEFI for virtual machines, and the template of its variables, where distributions put them.
 FIRMWARE = (
@@ -36,7 +36,7 @@ EMULATED_CPU = "qemu64,vendor=CentaurHauls,family=5"
 
 def qemu_program() -> str:
     """The qemu that is used. Raises UserError where there is none."""
-    return require_program(PROGRAM)
+    return require_program(QEMU)
 
 
 def firmware() -> tuple[Path, Path]:

@@ -27,7 +27,7 @@ from updater.contract import (
 )
 from updater.formats import Manifest, version_key
 
-NAME = "trial"
+NODE = "trial"
 RELEASES = "/run/belay-trial"  # where the machine mounts the disk with the release
 BOOT_TIMEOUT_S = 900
 UPDATE_TIMEOUT_S = 1800
@@ -90,7 +90,7 @@ def try_release(
     unpack_disk(store, before, disk)
     _gather(store, manifest, folder / "releases")
     fat(folder / "releases", releases)
-    stick = Stick(folder / "stick", NAME)
+    stick = Stick(folder / "stick", NODE)
     extra = ("-drive", f"if=virtio,format=raw,readonly=on,file={str(releases).replace(',', ',,')}")
     machine = Machine(disk, folder / "machine", bios=True, usb=stick.files, extra=extra)
     try:

@@ -16,7 +16,7 @@ from builder.core.paths import BUILD
 from builder.core.progress import Progress
 from builder.nodes.identity import PRIVATE
 from builder.releases.make import trusted_keys
-from builder.releases.site import FOLDER, build_site
+from builder.releases.site import SITE_FOLDER, build_site
 from builder.releases.store import Store, unpack_disk
 from builder.vm.machine import Machine, MachineError
 from builder.vm.release_trial import Tell, tried
@@ -25,7 +25,7 @@ from builder.vm.remote import Remote, Stick
 BOOT_TIMEOUT_S = 900
 APPLY_TIMEOUT_S = 300
 CHECKS_TIMEOUT_S = 900
-TREE = "/run/belay/site"
+SITE_TREE = "/run/belay/site"
 CHECKS = Path(__file__).with_name("health.sh")
 # What a second apply may not touch: files, wanted packages, services.
 _STATE = "cat /etc/apk/world; ls /run/openrc/started; ls -R /etc/runlevels"
@@ -37,16 +37,16 @@ _TOUCHED = (
 
 def nodes_of_site(only: str = "") -> list[str]:
     """The nodes of the inventory, or `only` one of them. Raises UserError where there is none."""
-    nodes = list(read_toml(FOLDER / "inventory.toml").get("nodes", {}))
+    nodes = list(read_toml(SITE_FOLDER / "inventory.toml").get("nodes", {}))
     if not nodes or (only and only not in nodes):
         wanted = f"no node {only}; it has: {', '.join(nodes)}" if only else "no nodes"
-        raise UserError(f"{FOLDER / 'inventory.toml'} has {wanted}")
+        raise UserError(f"{SITE_FOLDER / 'inventory.toml'} has {wanted}")
     return [only] if only else nodes
 
 
 def has_nodes() -> bool:
     """Whether the inventory has nodes on which the site could be tried."""
-    return bool(read_toml(FOLDER / "inventory.toml").get("nodes"))
+    return bool(read_toml(SITE_FOLDER / "inventory.toml").get("nodes"))
 
 
 def try_site(
@@ -91,7 +91,7 @@ def _try_one(disk: Path, node: str, stick: Stick, archive: bytes, folder: Path, 
 
 def bring_site(remote: Remote, archive: bytes) -> None:
     """Unpack a site on a machine."""
-    remote.succeed(f"mkdir -p {TREE} && tar -xzf - -C {TREE}", data=archive)
+    remote.succeed(f"mkdir -p {SITE_TREE} && tar -xzf - -C {SITE_TREE}", data=archive)
 
 
 def unhealthy(remote: Remote) -> str:
@@ -101,7 +101,7 @@ def unhealthy(remote: Remote) -> str:
 
 
 def _judge(remote: Remote, node: str, tell: Tell) -> str:
-    apply = f"cd {TREE} && ./apply {node}"
+    apply = f"cd {SITE_TREE} && ./apply {node}"
     tell("applying the site")
     code, output = remote.run(apply, APPLY_TIMEOUT_S)
     if code:
@@ -119,12 +119,12 @@ def _judge(remote: Remote, node: str, tell: Tell) -> str:
     tell("checking")
     if wrong := unhealthy(remote):
         return f"unhealthy with the site: {wrong}"
-    if remote.run(f"test -x {TREE}/check")[0]:
+    if remote.run(f"test -x {SITE_TREE}/check")[0]:
         return ""
     code, output = 1, ""
     deadline = time.monotonic() + APPLY_TIMEOUT_S
     while code and time.monotonic() < deadline:
-        code, output = remote.run(f"{TREE}/check {node}", APPLY_TIMEOUT_S)
+        code, output = remote.run(f"{SITE_TREE}/check {node}", APPLY_TIMEOUT_S)
         if code:
             time.sleep(1)
     return f"check failed: {output.strip()[-500:]}" if code else ""

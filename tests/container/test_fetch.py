@@ -126,7 +126,7 @@ def test_what_the_mirror_has_dropped_is_said_with_a_remedy(inv: Inv, mirror: Mir
 @pytest.fixture
 def auto(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """Settings with mirror = "auto", whose public mirror is this one; in places of their own."""
-    monkeypatch.setattr(mirrors, "PUBLIC", mirror.url)
+    monkeypatch.setattr(mirrors, "ALPINE_MIRROR", mirror.url)
     monkeypatch.setattr(mirrors, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(mirrors, "ALPINE_KEYS", mirror.folder / "keys")
     for module in (mirrors, archive_module, files, locking):

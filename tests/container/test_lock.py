@@ -130,8 +130,8 @@ def test_a_package_that_the_mirror_dropped_comes_from_the_archive(
     shop.offer(rope="2-r0", hook="2-r0")
     package_set(first, alpine, lambda done, total: None)  # from this machine's own
 
-    own = archive.FOLDER
-    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    own = archive.PACKAGES
+    monkeypatch.setattr(archive, "PACKAGES", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: the mirror answers: 404"):
         package_set(first, alpine, lambda done, total: None)
 
@@ -152,7 +152,7 @@ def test_a_package_that_was_replaced_is_refused(
     first = lock(alpine, "hook")
     shop.offer(hook="1-r0", sling="1-r0")
     (shop.main / "hook-1-r0.apk").write_bytes((shop.main / "sling-1-r0.apk").read_bytes())
-    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    monkeypatch.setattr(archive, "PACKAGES", tmp_path / "empty")
     with pytest.raises(UserError, match=r"hook-1-r0\.apk: is not the package that apk\.lock names"):
         package_set(first, alpine, lambda done, total: None)
     assert not archive.is_here(first.packages["system"][0].sha256)
@@ -190,9 +190,9 @@ def test_repositories_beyond_the_mirror(
     wanted = {"hook": "5-r0", "reel": "1-r0", "line": "1-r0"}
     assert versions(lock(twice, "hook reel@one line@two")) == wanted
 
-    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty")
+    monkeypatch.setattr(archive, "PACKAGES", tmp_path / "empty")
     assert package_set(found, both, lambda done, total: None).folder("system")
-    monkeypatch.setattr(archive, "FOLDER", tmp_path / "empty too")
+    monkeypatch.setattr(archive, "PACKAGES", tmp_path / "empty too")
     with pytest.raises(UserError, match=f"is from {url}, which is no repository in image.toml"):
         package_set(found, alpine, lambda done, total: None)
 

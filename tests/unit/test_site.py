@@ -17,7 +17,7 @@ from pyrage import x25519
 
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
-from builder.releases.site import FOLDER, build_site
+from builder.releases.site import SITE_FOLDER, build_site
 from tests.publisher import needs_filters
 from updater.errors import Refused
 from updater.process import run_within
@@ -27,7 +27,7 @@ from updater.site_archive import unpack
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A copy of the example site."""
-    return Path(shutil.copytree(FOLDER, tmp_path / "site"))
+    return Path(shutil.copytree(SITE_FOLDER, tmp_path / "site"))
 
 
 def test_the_archive_is_the_same_wherever_it_is_made(site: Path) -> None:
