@@ -22,6 +22,7 @@ from builder.core.paths import CACHE, PROJECT
 from builder.core.progress import human_size
 
 USES = {
+    "dot": "inv graph --format svg",
     "minisign": "a test of signatures",
     "nginx": "tests with a web server",
     "qemu-system-x86_64": "inv qemu, release.test, site.test",

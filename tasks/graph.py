@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from invoke.context import Context
 from invoke.tasks import task
@@ -23,22 +22,25 @@ def reports() -> list[Report]:
     return [report(item) for item in plan.steps.values()]
 
 
-def detail(item: Report) -> str:
-    """Size and duration, in a line."""
-    return f"{item.state}, {human_size(item.size)}, {item.seconds:.1f} s"
-
-
-@task(help={"svg": "write a picture to this file", "json": "print the steps as JSON"})
-def graph(c: Context, svg: str = "", json: bool = False) -> None:
+@task(
+    help={
+        "format": "print a picture: dot (graphviz), mermaid, or svg (needs graphviz)",
+        "json": "print the steps as JSON",
+    }
+)
+def graph(c: Context, format: str = "", json: bool = False) -> None:
     """Show all steps: what they need, whether they would run, size, and last duration."""
-    found = reports()
-    if svg:
-        from builder.steps.graph_svg import svg as picture
+    from builder.steps import pictures
 
-        Path(svg).write_text(picture(found, [detail(item) for item in found]))
-    if json:
+    formats = {"dot": pictures.dot, "mermaid": pictures.mermaid, "svg": pictures.svg}
+    if format and format not in formats:
+        raise UserError(f'--format: there is no "{format}"', f"there are: {', '.join(formats)}")
+    found = reports()
+    if format:
+        print(formats[format](found), end="")
+    elif json:
         show_json([asdict(item) for item in found])
-    elif not svg:
+    else:
         rows = [
             (
                 item.step,

@@ -138,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     command(
         "boottime",
         "show where the seconds of this boot went",
-        lambda belay, _: commands.boot_time(belay),
-    )
+        lambda belay, options: commands.boot_time(belay, options.svg),
+    ).add_argument("--svg", action="store_true", help="as a picture: bars over time")
     command(
         "site",
         "try the site's newest configuration, keep it or go back",

@@ -233,11 +233,15 @@ def own_files(belay: Belay) -> Answer:
     return Answer(values, (line, *warnings))
 
 
-def boot_time(belay: Belay) -> Answer:
-    """Where the seconds of this boot went."""
+def boot_time(belay: Belay, svg: bool = False) -> Answer:
+    """Where the seconds of this boot went; as lines, or as a picture."""
     from updater.boottime import boot_spans
 
     spans = boot_spans(belay.node.root)
+    if svg:
+        from updater.bars import bars
+
+        return Answer({"svg": "\n".join(drawn := tuple(bars(spans, "s")))}, drawn)
     lines = (f"{span.start:7.2f} s  {span.seconds:6.2f} s  {span.name}" for span in spans)
     return Answer({"spans": [span._asdict() for span in spans]}, tuple(lines))
 

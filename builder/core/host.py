@@ -18,6 +18,7 @@ SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 PACKAGES = {
     "bwrap": ("bubblewrap", "bubblewrap"),
     "curl": ("curl", "curl"),
+    "dot": ("graphviz", "graphviz"),
     "minisign": ("minisign", "minisign"),
     "nginx": ("nginx-light", "nginx"),
     "qemu-system-x86_64": ("qemu-system-x86 ovmf", "qemu-system-x86_64 ovmf"),
@@ -30,7 +31,7 @@ PACKAGES = {
     "xz": ("xz-utils", "xz"),
 }
 APT_INSTALL = "apt-get install -y --no-install-recommends"
-TESTS_USE = ("minisign", "nginx", "qemu-system-x86_64", "ssh", "ssh-keygen", "sshd")
+TESTS_USE = ("dot", "minisign", "nginx", "qemu-system-x86_64", "ssh", "ssh-keygen", "sshd")
 
 
 def missing_programs(names: Iterable[str]) -> list[str]:

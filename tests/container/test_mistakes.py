@@ -46,7 +46,7 @@ WORDS = {
     "upload --unverified": "./inv upload wants --channel: the channel",
     "channel.promote": "wants --source: the channel that has the release, such as beta; and --tar",
     "qemu --slot": "--slot: a value is missing; see: ./inv qemu --help",
-    "graph --svg /nope/g.svg": "/nope/g.svg: there is no such file or folder",
+    "graph --format png": '--format: there is no "png"; there are: dot, mermaid, svg',
     "node.new crag-9 --usb /dev/sdzz": "/dev/sdzz: there is no such folder or device; plug the",
     "node.new crag-9 --usb /nope": "/nope: there is no such folder or device; plug the stick in",
     "node.new two.words": '"two.words" is no name for a node; wanted up to 63 letters, digits',

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from updater.bars import BARS, LABELS, bars
 from updater.boottime import Span, boot_spans
 
 LOG = """\
@@ -43,3 +46,24 @@ def test_a_log_that_lost_its_begin_leaves_the_services(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/uptime").write_text("100.00 40.00\n")
     assert boot_spans(tmp_path, "") == []
+
+
+@pytest.mark.parametrize("scale", [0.004, 1, 30, 12_345])
+def test_a_picture_has_a_bar_for_each_part(scale: float) -> None:
+    spans = [Span("kernel", 0, 2 * scale), Span("<odd>", 2 * scale, scale), Span("quick", 0, 0)]
+    picture = ElementTree.fromstring("".join(bars(spans, "s")))
+    svg = "{http://www.w3.org/2000/svg}"
+    _, *found = picture.findall(f"{svg}rect")
+    drawn = [(float(bar.attrib["x"]), float(bar.attrib["width"])) for bar in found]
+    third = BARS / 3
+    assert drawn == [(LABELS, 2 * third), (LABELS + 2 * third, third), (LABELS, 1)]
+    marks = [text for text in picture.findall(f"{svg}text") if text.get("fill")]
+    assert 3 < len(marks) <= 13 and marks[0].text == "0"
+    values = [float(mark.text or "") for mark in marks]
+    assert len({round(b - a, 6) for a, b in pairwise(values)}) == 1, "they are evenly spaced"
+    texts = [text.text for text in picture.findall(f"{svg}text")]
+    assert "<odd>" in texts and f"{scale:.2f} s" in texts
+
+
+def test_a_picture_of_nothing_is_empty() -> None:
+    assert "".join(bars([], "s")).count("<rect") == 1
