@@ -4,7 +4,7 @@
 #   in/chroot.tar  in/chroot.modes  in/chroot.xattrs  in/numbers  in/numbers.awk  in/overlay  in/overlay.modes  in/services
 #   in/updater  in/bytecode.tar
 #   in/release.json  in/settings.json  in/settings  in/disk-guid  in/contract.sh
-#   in/on-hand  in/APKINDEX.tar.gz   packages on hand, if there are any
+#   in/offline  in/APKINDEX.tar.gz   offline packages, if there are any
 #   $OS_NAME $OS_VERSION $OS_BUILT $NODE_LABEL $STICK_LABEL $ARCH
 #   $SERIAL     nothing: the serial line has no login
 #   $NTP        time servers, or nothing
@@ -143,11 +143,11 @@ install -m 644 in/contract.sh "$root/usr/lib/belay/"
 	rm -f "$root/${source%/*}/__pycache__/${name%.py}".*.pyc
 done
 
-# Packages on hand. The path is the image's, so it is not in /etc: that is the user's.
-if [ -d in/on-hand ]; then
+# Offline packages. The path is the image's, so it is not in /etc: that is the user's.
+if [ -d in/offline ]; then
 	repository=usr/share/belay/packages
 	mkdir -p "$root/$repository/$ARCH" "$root/lib/apk/repositories.d"
-	cp in/on-hand/*.apk in/APKINDEX.tar.gz "$root/$repository/$ARCH/"
+	cp in/offline/*.apk in/APKINDEX.tar.gz "$root/$repository/$ARCH/"
 	chmod 644 "$root/$repository/$ARCH"/*
 	echo "/$repository" >"$root/lib/apk/repositories.d/belay.list"
 fi
@@ -271,7 +271,7 @@ fi
 		$0 == "" { if (!elsewhere) printf "%d package %s\n", size / 1024, name; elsewhere = 0 }
 	' "$root/lib/apk/db/installed"
 	echo "$(du -sk "$overlay" | cut -f1) rootfs/overlay"
-	[ ! -d in/on-hand ] || echo "$(du -sk in/on-hand | cut -f1) packages on hand"
+	[ ! -d in/offline ] || echo "$(du -sk in/offline | cut -f1) offline packages"
 } >out/root.sizes
 
 # Not compressed: see docs/adr. -no-exports: nobody exports a root.

@@ -80,7 +80,7 @@ class Toolbox:
         return self._changed(f"absent {path}")
 
     def packages(self, *names: str) -> bool:
-        """Install packages: those on hand, or of the mirror that the node has."""
+        """Install packages: the offline ones, or of the mirror that the node has."""
         database = _read(self.root + INSTALLED).decode(errors="replace")
         installed = {line[2:] for line in database.splitlines() if line.startswith("P:")}
         missing = [name for name in names if name not in installed]

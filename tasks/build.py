@@ -12,7 +12,7 @@ from builder.steps.plan import build
 
 HELP = {
     "alpine": "the Alpine release, for this run: 3.23 or 3.23.5",
-    "force": "build it even when nothing changed",
+    "force": "build it even if nothing changed",
     "json": "print the outcome as JSON",
 }
 
@@ -49,7 +49,7 @@ def rootfs(c: Context, alpine: str = "", force: bool = False, json: bool = False
 
 @task(help=HELP)
 def slot(c: Context, alpine: str = "", force: bool = False, json: bool = False) -> None:
-    """Put build/slot.img together: kernel, initramfs, root and modules."""
+    """Assemble build/slot.img: kernel, initramfs, root and modules."""
     build(c, "slot", config_for(alpine), force, json)
 
 

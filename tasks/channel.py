@@ -29,9 +29,9 @@ TO = "a folder, or host:folder over SSH (default: to in [publish])"
 
 @task(help={"to": TO, "json": "print the channels as JSON"})
 def show(c: Context, to: str = "", json: bool = False) -> None:
-    """Show the channels that are published, and to which release each points.
+    """Show the published channels, and the release that each one names.
 
-    Exit code 1 where nodes would believe one of them no longer.
+    Exit code 1 if nodes would no longer believe one of them.
     """
     from builder.releases.make import trusted_keys
     from builder.releases.publish import channel_names, current_channel
@@ -69,11 +69,11 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
     positional=["source", "target"],
     help={
         "source": "the channel that has the release, such as beta",
-        "target": "the channel that is to have it too, such as stable",
+        "target": "the channel that gets it too, such as stable",
         "to": TO,
-        "days": "for how long nodes may believe the channel (default: days in [publish])",
-        "new": "make the second channel if it isn't there yet",
-        "key": "which private key signs the channel, if there are several",
+        "days": "how long the channel is valid (default: days in [publish])",
+        "new": "make the second channel if it doesn't exist yet",
+        "key": "the private key that signs the channel, if you have several",
     },
 )
 def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
@@ -85,7 +85,7 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     new: bool = False,
     key: str = "",
 ) -> None:
-    """Let a channel point to the release that another one has."""
+    """Make a channel name the release that another channel names."""
     from builder.releases.keys import signer
     from builder.releases.make import trusted_keys
     from builder.releases.publish import (

@@ -15,8 +15,8 @@ from builder.core.progress import human_size
 
 @task(
     help={
-        "older": "from the cache: what was not used for so many days",
-        "keep": "from the cache: what was not used for longest, until so many MiB are left",
+        "older": "remove from the cache what was not used for this many days",
+        "keep": "remove the oldest results from the cache, until it has this many MiB",
         "json": "print what was removed as JSON",
     }
 )

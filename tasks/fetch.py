@@ -20,14 +20,14 @@ from builder.steps.plan import fetched, with_slot_size
 
 @task(
     help={
-        "upgrade": "take what the mirror has now: for all packages, or for these and what they "
-        "need (curl,openssl)",
+        "upgrade": "take what the mirror has now: all packages, or these and what they need "
+        "(curl,openssl)",
         "json": "print the lock as JSON",
     },
     optional=["upgrade"],
 )
 def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
-    """Note in apk.lock the exact packages that rootfs/world and the container need."""
+    """Write the exact packages that rootfs/world and the container need to apk.lock."""
     config = load_config()
     engine = ChosenEngine(config.build.engine)
     asked = None if upgrade is None else _names(upgrade, config)
@@ -65,7 +65,7 @@ def _names(upgrade: str | bool, config: Config) -> tuple[str, ...]:
     }
 )
 def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
-    """Bring the packages of apk.lock, so that a build needs no network."""
+    """Download the packages in apk.lock, so that a build needs no network."""
     config = load_config()
     engine = ChosenEngine(config.build.engine)
     with Progress() as progress:

@@ -57,7 +57,7 @@ def graph(c: Context, format: str = "", json: bool = False) -> None:
 
 @task(help={"step": "the name of a step, as inv graph shows it", "json": "print it as JSON"})
 def explain(c: Context, step: str, json: bool = False) -> None:
-    """Say why a step would run now, or that it would not."""
+    """Say why a step would run now, or why not."""
     found = {item.step: item for item in reports()}
     if step not in found:
         raise UserError(f'there is no step "{step}"', f"there are: {', '.join(found)}")

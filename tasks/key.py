@@ -9,7 +9,7 @@ from invoke.tasks import task
 from builder.core.output import say
 
 
-@task(help={"name": "what to call it; the year is a good name"})
+@task(help={"name": "its name; the year is a good one"})
 def new(c: Context, name: str = "release") -> None:
     """Make a minisign key pair: nodes trust it from the next image on."""
     from builder.releases.keys import new_key
@@ -24,7 +24,7 @@ def new(c: Context, name: str = "release") -> None:
 
 @task(help={"name": "the name of the key"})
 def revoke(c: Context, name: str) -> None:
-    """Make the next image refuse a key for good, and whatever it signs."""
+    """Make the next image refuse a key, and everything it signed, for ever."""
     from builder.releases.keys import public_names
     from builder.releases.keys import revoke as revoke_key
 
@@ -35,8 +35,8 @@ def revoke(c: Context, name: str) -> None:
 
 @task
 def packages(c: Context) -> None:
-    """Make the key that signs the index of the packages on hand (available in image.toml)."""
-    from builder.alpine.on_hand import new_key
+    """Make the key that signs the index of the offline packages (available in image.toml)."""
+    from builder.alpine.offline import new_key
 
     secret, public = new_key()
     say(

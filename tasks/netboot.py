@@ -19,13 +19,13 @@ NETBOOT_FOLDER = BUILD / "netboot"
 
 @task(
     help={
-        "url": "where machines will find the files, such as http://192.168.1.2:8080",
-        "tag": "serve the release of this tag, such as v1.2.3, instead of the tree as it is",
-        "serve": "serve them, at this port of all of this machine's addresses, until Ctrl-C",
+        "url": "the URL at which machines find the files, such as http://192.168.1.2:8080",
+        "tag": "serve the release of this tag, such as v1.2.3, instead of this tree",
+        "serve": "serve them on this port of all addresses of this machine, until Ctrl-C",
     }
 )
 def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
-    """Write build/netboot, for any web server: point your DHCP at its boot.ipxe."""
+    """Write build/netboot for any web server: point your DHCP server at its boot.ipxe."""
     from builder.core.serve import served
     from builder.releases.make import config_of_tag, store_of, trusted_keys
     from builder.releases.netboot import SCRIPT, STEPS, require_slot, write_netboot

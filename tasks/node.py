@@ -23,17 +23,17 @@ from builder.steps.plan import build, plan_for
 
 @task(
     help={
-        "name": "what to call the node: its host name",
+        "name": "the node's name, which is its host name",
         "usb": f"write its files there too: {STICKS}",
         "keys": "a file with the public SSH keys that may log in; default: your own",
-        "again": "make new keys for a node that there is; what the old ones opened stays closed",
+        "again": "make new keys for a node that exists already; its old keys open nothing any more",
         "json": "print the node's public keys as JSON",
     }
 )
 def new(
     c: Context, name: str, usb: str = "", keys: str = "", again: bool = False, json: bool = False
 ) -> None:
-    """Make a node's own files in nodes/NAME, and note its public keys in site/inventory.toml."""
+    """Make a node's own files in nodes/NAME, and add its public keys to site/inventory.toml."""
     from builder.nodes.identity import (
         INVENTORY,
         PRIVATE,
@@ -79,11 +79,11 @@ def new(
     help={
         "name": "the node's name",
         "to": PLACE_HELP,
-        "keys": "a file with the public SSH keys that may log in, from now on",
+        "keys": "a file with the public SSH keys that may log in from now on",
     }
 )
 def write(c: Context, name: str, to: str = "", keys: str = "") -> None:
-    """Write the files of nodes/NAME to a stick, a disk, or a node that runs."""
+    """Write the files in nodes/NAME to a stick, a disk, or a running node."""
     from builder.nodes.identity import give_keys, holders_of_keys
 
     folder = _folder_of(name)
@@ -129,7 +129,7 @@ def _folder_of(name: str, given: str = "") -> Path:
     }
 )
 def image(c: Context, name: str, usb: str = "") -> None:
-    """Make build/NAME.img, a disk image with the node's files in it: no stick is needed."""
+    """Make build/NAME.img, a disk image that has the node's files, so that it needs no stick."""
     from builder.disk.table import read_table
 
     folder = _folder_of(name, usb)

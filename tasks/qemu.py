@@ -35,9 +35,9 @@ MEMORY_LEAST_MIB = 128  # with less, nothing ever comes on the console
         "bios": "boot by BIOS instead of UEFI",
         "usb": "plug in a stick with the files of this folder, labelled for a node's own files",
         "memory": "memory in MiB",
-        "release": "boot the disk image of this release, and not what the tree builds",
+        "release": "boot the disk image of this release instead of this tree's",
         "netboot": "boot over the network by iPXE, with an empty disk",
-        "keep": "keep the machine's disk in build/qemu, and go on with it the next time",
+        "keep": "keep the machine's disk in build/qemu, and use it again the next time",
     }
 )
 def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
@@ -50,7 +50,7 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     keep: bool = False,
     netboot: bool = False,
 ) -> None:
-    """Boot build/disk.img, or that of a release, in a virtual machine; Ctrl-A X ends it."""
+    """Boot build/disk.img, or the disk of a release, in a virtual machine; Ctrl-A X ends it."""
     if slot not in ("", *SLOTS):
         raise UserError(f"--slot {slot}: wanted a or b")
     if usb and not Path(usb).is_dir():

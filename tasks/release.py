@@ -25,13 +25,13 @@ FILES_SHOWN = 40
     default=True,
     help={
         "tag": "the git tag of the release, such as v1.2.3: HEAD must be there, without changes",
-        "key": "which private key signs, if there are several",
-        "sample": "although the packages are those of the sample mirror",
+        "key": "the private key that signs, if you have several",
+        "sample": "allow the packages of the sample mirror",
         "json": "print the manifest as JSON",
     },
 )
 def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool = False) -> None:
-    """Build the tree of a tag, and keep it as a signed release."""
+    """Build the tree of a git tag, and store it as a signed release."""
     from builder.releases.keys import signer
     from builder.releases.make import config_of_tag, make_release, require_lock, store_of
 
@@ -82,14 +82,14 @@ def verify(c: Context, version: str, json: bool = False) -> None:
 @task(
     help={
         "version": "the release, such as 1.2.3",
-        "before": "the release that the machine runs first; the newest older one, if there is one",
+        "before": "the release that the machine runs first (default: the newest older one)",
         "json": "print the outcome as JSON",
     }
 )
 def test(c: Context, version: str, before: str = "", json: bool = False) -> None:
-    """Try a release in a virtual machine: an update to it, a trial boot, its own health checks.
+    """Try a release in a virtual machine: update to it, boot it, run its own health checks.
 
-    The machine runs the release before it; the first release is its own one before.
+    The machine starts with the release before it; the first release updates to itself.
     """
     from builder.releases.make import store_of
     from builder.vm.release_trial import tried
@@ -112,7 +112,7 @@ def test(c: Context, version: str, before: str = "", json: bool = False) -> None
     }
 )
 def diff(c: Context, before: str, after: str, json: bool = False) -> None:
-    """Show what is different in two releases: packages, and files."""
+    """Show what differs between two releases: packages and files."""
     from builder.artefacts.listing import Lister, differences
     from builder.releases.changes import changes
     from builder.releases.chunks import unpack_xz

@@ -50,9 +50,9 @@ def build(c: Context, json: bool = False) -> None:
 @task(
     help={
         "channel": "the channel whose nodes get it",
-        "new": "make a channel that isn't there yet",
+        "new": "make a channel that doesn't exist yet",
         "to": "a folder, or host:folder over SSH (default: to in [publish])",
-        "key": "which private key signs it, if there are several",
+        "key": "the private key that signs it, if you have several",
         "json": "print the signed pointer as JSON",
     }
 )
@@ -149,10 +149,10 @@ def secret(c: Context, node: str, name: str, file: str = "") -> None:
     }
 )
 def test(c: Context, node: str = "", json: bool = False) -> None:
-    """Try site/ on each node, in virtual machines with the newest release and what the tree builds.
+    """Try site/ on each node, in virtual machines with the newest release and with this tree.
 
-    It is applied twice, and the second time may change nothing, as seen from outside; then the
-    site's own program `check` says whether the node does what it is for.
+    It is applied twice, and the second time must not change anything; then the site's own program
+    `check` says whether the node works.
     """
     from builder.releases.make import store_of, trusted_keys
     from builder.releases.store import unpack_disk

@@ -53,7 +53,7 @@ def _run_all(commands: list[list[str]], **env: str) -> None:
 
 @task(
     help={
-        "quick": "only what takes seconds: the linters and the unit tests",
+        "quick": "only the linters and the unit tests",
         "only": "a selection of tests, as for pytest -k",
     }
 )
@@ -101,7 +101,7 @@ def _look_at_programs() -> None:
 
 @task
 def fix(c: Context) -> None:
-    """Format the code, and put right what the linters can put right themselves."""
+    """Format the code, and fix what the linters can fix themselves."""
     _run_all(
         [
             [*PYTHON, "ruff", "check", "--fix", "--quiet"],

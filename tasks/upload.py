@@ -18,14 +18,14 @@ UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node wil
 
 @task(
     help={
-        "channel": "the channel that is to point to the release",
+        "channel": "the channel that names the release from now on",
         "version": "the release; the newest, if none is named",
         "to": "a folder, or host:folder over SSH (default: to in [publish])",
-        "days": "for how long nodes may believe the channel (default: days in [publish])",
-        "new": "make a channel that isn't there yet",
-        "downgrade": "order nodes to take it though they may run a newer one",
+        "days": "how long the channel is valid (default: days in [publish])",
+        "new": "make a channel that doesn't exist yet",
+        "downgrade": "order nodes to install it even if they run a newer one",
         "unverified": f"don't fetch it from the public URL first: {UNVERIFIED}",
-        "key": "which private key signs the channel, if there are several",
+        "key": "the private key that signs the channel, if you have several",
         "json": "print the channel as JSON",
     }
 )

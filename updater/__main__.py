@@ -1,4 +1,4 @@
-"""`belay`: what runs on this node, what there is to update, and what became of it."""
+"""`belay`: shows what runs on this node, updates it, and says what happened."""
 
 import argparse
 import json
@@ -81,22 +81,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     update = command(
         "update",
-        "bring a release into the other slot, to be tried next",
+        "write a release to the other slot, to be tried at the next boot",
         lambda belay, options: commands.update(belay, _wish(options)),
     )
     pull = command(
         "pull",
-        "update if it is time for it, and reboot (a service does it)",
+        "update if it is time to, and reboot (a service calls this)",
         lambda belay, options: commands.pull(belay, options.source),
     )
     for subparser in (check, update, pull):
         subparser.add_argument(
-            "--from", dest="source", default="", help="a URL, a folder or a tar to take it from"
+            "--from", dest="source", default="", help="take it from a URL, a folder or a tar"
         )
-    update.add_argument("--to", default="", metavar="VERSION", help="this release")
-    update.add_argument("--reinstall", action="store_true", help="the running release once more")
+    update.add_argument("--to", default="", metavar="VERSION", help="install this release")
+    update.add_argument(
+        "--reinstall", action="store_true", help="install the running release again"
+    )
     update.add_argument("--reboot", action="store_true", help="reboot into it at once")
-    update.add_argument("--again", action="store_true", help="even if it was rejected before")
+    update.add_argument(
+        "--again", action="store_true", help="install it even if it was rejected before"
+    )
     command("confirm", "declare the running slot good", lambda belay, _: commands.confirm(belay))
     command(
         "rollback",
@@ -108,33 +112,37 @@ def _parser() -> argparse.ArgumentParser:
         "show what happened, the newest last",
         lambda belay, options: (commands.logs if options.log else commands.history)(belay),
     ).add_argument(
-        "--log", action="store_true", help="what the last two boots said that were unhealthy"
+        "--log", action="store_true", help="show the logs of the last two unhealthy boots"
     )
     install = without_node(
         "install",
-        "write this system, which came by network, to a disk",
+        "write this system, which was booted over the network, to a disk",
         lambda options: commands.install(
             Path(options.root), options.disk, options.again, _tell(options)
         ),
     )
     install.add_argument("disk", help="the disk, such as /dev/sda")
-    install.add_argument("again", nargs="?", default="", help="the same, if it holds data")
+    install.add_argument(
+        "again", nargs="?", default="", help="the same disk again, if it holds data"
+    )
     command(
         "node",
-        "show what this node was told, or write its own files",
+        "show the node's own files, or write them",
         lambda belay, options: (
             commands.write_own_files(belay, options.write)
             if options.write
             else commands.own_files(belay)
         ),
-    ).add_argument("--write", default="", metavar="FILE", help="a volume; - for what comes in")
+    ).add_argument(
+        "--write", default="", metavar="FILE", help="write this volume; - is standard input"
+    )
     without_node(
         "settings",
-        "show what this node goes by",
+        "show the settings of this node",
         lambda options: (commands.resolve if options.resolve else commands.settings)(
             Path(options.root)
         ),
-    ).add_argument("--resolve", action="store_true", help="write it for the services")
+    ).add_argument("--resolve", action="store_true", help="write them for the services")
     command(
         "boottime",
         "show where the seconds of this boot went",
@@ -142,14 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     ).add_argument("--svg", action="store_true", help="as a picture: bars over time")
     command(
         "site",
-        "try the site's newest configuration, keep it or go back",
+        "try the newest configuration of the site, and keep it or go back",
         lambda belay, options: (commands.apply_site if options.boot else commands.update_site)(
             belay
         ),
-    ).add_argument("--boot", action="store_true", help="apply the good one (a service does it)")
+    ).add_argument("--boot", action="store_true", help="apply the good one (a service calls this)")
     command(
         "gate",
-        "look at the health of this boot and act on it (a service does it)",
+        "judge the health of this boot, and act on it (a service calls this)",
         lambda belay, options: (
             commands.give_up(belay, options.overdue) if options.overdue else commands.judge(belay)
         ),

@@ -1,4 +1,4 @@
-"""Writes Alpine packages and indexes: for the sample mirror, and for packages on hand.
+"""Writes Alpine packages and indexes: for the sample mirror, and for offline packages.
 
 Format: https://wiki.alpinelinux.org/wiki/Apk_spec (v2); read by `apk_format.py`.
 """

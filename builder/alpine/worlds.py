@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from builder.alpine import container, on_hand
+from builder.alpine import container, offline
 from builder.alpine.kernel import MICROCODE_PACKAGES
 from builder.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
 from builder.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
@@ -56,7 +56,7 @@ def worlds(config: Config) -> dict[str, World]:
     }
     beyond = {
         INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
-        on_hand.AVAILABLE: ("available in [alpine] of image.toml", config.alpine.available),
+        offline.AVAILABLE: ("available in [alpine] of image.toml", config.alpine.available),
     }
     for world, (source, more) in beyond.items():
         if more:

@@ -17,7 +17,7 @@ from builder.disk.layout import NODE_MIB
 from builder.disk.table import read_table
 
 STICKS = "a folder (a mounted stick), a device (a stick, or a disk with Belay on it), a disk image"
-PLACE_HELP = f"{STICKS}, or [user@]host of a node that runs, by SSH"
+PLACE_HELP = f"{STICKS}, or [user@]host of a running node, by SSH"
 SSH_TIMEOUT_S = 300
 
 

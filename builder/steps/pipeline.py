@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from builder.alpine import on_hand
+from builder.alpine import offline
 from builder.alpine.apk import options
 from builder.alpine.apk_format import INDEX
 from builder.alpine.chroot import explain_installation, pack_chroot
@@ -31,13 +31,13 @@ from updater.settings import Settings, for_shell
 
 def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
     """All steps, by name."""
-    more = packages_beyond(packages, on_hand.AVAILABLE)
+    more = packages_beyond(packages, offline.AVAILABLE)
     steps = [
         chroot(config, packages),
         initramfs(config, packages),
         net_initramfs(config, packages),
         modloop(config),
-        *([on_hand_index(packages, more)] if more else []),
+        *([offline_index(packages, more)] if more else []),
         bytecode(),
         rootfs(config, packages.lock.numbers, more),
         slot(config),
@@ -147,15 +147,15 @@ def modloop(config: Config) -> Step:
     )
 
 
-def on_hand_index(packages: PackageSet, more: Known) -> Step:
-    """The index of the packages on hand, signed."""
-    key = on_hand.key_file()
+def offline_index(packages: PackageSet, more: Known) -> Step:
+    """The index of the offline packages, signed."""
+    key = offline.key_file()
     return Step(
-        name="on-hand",
-        script=PROJECT / "rootfs" / "on-hand.sh",
+        name="offline",
+        script=PROJECT / "rootfs" / "offline.sh",
         inputs={"packages": more, "keys": Known(packages.keys, "")},
         outputs=(INDEX,),
-        finish=on_hand.write_repository_index,
+        finish=offline.write_repository_index,
         host_inputs={"key": Known(key, key.name)},
     )
 
@@ -176,10 +176,10 @@ def bytecode() -> Step:
 
 
 def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
-    """The slot's root part: the packages, `rootfs/overlay`, and `more` packages on hand."""
+    """The slot's root part: the packages, `rootfs/overlay`, and `more` offline packages."""
     folder = PROJECT / "rootfs"
-    on_hand_inputs: dict[str, Input] = (
-        {"on-hand": more, INDEX: Result("on-hand", INDEX)} if more else {}
+    offline_inputs: dict[str, Input] = (
+        {"offline": more, INDEX: Result("offline", INDEX)} if more else {}
     )
     settings = Settings(**asdict(config.update), log=config.node.log)
     return Step(
@@ -206,7 +206,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "disk-guid": Content(f"{derived_guid(config, 'disk')}\n".encode()),
             "contract.sh": Content(contract.for_shell().encode()),
             "settings": Content(for_shell(settings).encode()),
-            **on_hand_inputs,
+            **offline_inputs,
         },
         env={
             "OS_NAME": config.os.name,

@@ -53,7 +53,7 @@ def test_help_of_a_task_by_both_ways(capsys: pytest.CaptureFixture[str], task: s
 
 
 def test_help_explains_each_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "build it even when nothing changed" in printed(capsys, "image", "--help")
+    assert "build it even if nothing changed" in printed(capsys, "image", "--help")
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_node_is_itself_and_fills_its_disk(project: Project, tmp_path: Path) -
             assert "login:" not in machine.log.read_text()
             logs.has_all_of(node)
         with machine.stage("offline packages and its own files"):
-            packages_on_hand_are_installed(node)
+            offline_packages_are_installed(node)
             its_files_are_written_from_afar(project, node)
         with machine.stage("a torn partition table, and a copy of the disk"):
             node.succeed("sync")
@@ -235,7 +235,7 @@ def its_files_are_written_from_afar(project: Project, node: Ssh) -> None:
     project.inv(*words, PATH=path)
 
 
-def packages_on_hand_are_installed(node: Ssh) -> None:
+def offline_packages_are_installed(node: Ssh) -> None:
     """Without any mirror; but only what is as it was signed."""
     node.fail("apk info -e curl")
     node.succeed("apk add curl && curl --version && modprobe dummy")

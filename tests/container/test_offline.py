@@ -1,4 +1,4 @@
-"""Packages on hand: only what a key of the mirror signed gets onto a slot."""
+"""Offline packages: only what a key of the mirror signed gets onto a slot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import InContainer
 
 pytestmark = pytest.mark.container
 
-SCRIPT = PROJECT / "rootfs" / "on-hand.sh"
+SCRIPT = PROJECT / "rootfs" / "offline.sh"
 FIELDS = {"P": "rope", "V": "1.2-r3", "A": "x86_64", "T": "holds", "t": "1767225600"}
 
 
@@ -42,7 +42,7 @@ def rope(folder: Path, signed_by: SigningKey) -> Path:
 def test_a_package_of_the_mirror_is_taken(tmp_path: Path, in_container: InContainer) -> None:
     packages = rope(tmp_path / "packages", key(tmp_path / "keys"))
     in_container(
-        "sh in/on-hand.sh", **{"on-hand.sh": SCRIPT}, packages=packages, keys=tmp_path / "keys"
+        "sh in/offline.sh", **{"offline.sh": SCRIPT}, packages=packages, keys=tmp_path / "keys"
     )
 
 
@@ -59,8 +59,8 @@ def test_a_wrong_signature_is_refused(tmp_path: Path, in_container: InContainer)
     for packages in wrong:
         with pytest.raises(CommandError, match=r"rope-1\.2-r3\.apk: no key of the mirror signed"):
             in_container(
-                "sh in/on-hand.sh",
-                **{"on-hand.sh": SCRIPT},
+                "sh in/offline.sh",
+                **{"offline.sh": SCRIPT},
                 packages=packages,
                 keys=tmp_path / "keys",
             )

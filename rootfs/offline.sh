@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks the packages on hand: each must be signed by a key of the mirror. The signed index is made
-# where the key is (builder/alpine/on_hand.py).
+# Checks the offline packages: each must be signed by a key of the mirror. The signed index is made
+# where the key is (builder/alpine/offline.py).
 #   in/packages  in/keys
 set -eu
 

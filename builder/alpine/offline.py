@@ -1,4 +1,4 @@
-"""Packages on hand: a repository on the slot, from which `apk add` works without a network.
+"""Offline packages: a repository on the slot, from which `apk add` works without a network.
 
 Its index is signed with a key of the project's own; the public half is in the image. The packages
 keep Alpine's signatures.
@@ -15,7 +15,7 @@ from builder.core.errors import UserError
 from builder.core.files import write_atomically, write_private
 from builder.core.paths import PROJECT, private_keys
 
-AVAILABLE = "available"  # what the lock calls the packages of the node and those on hand
+AVAILABLE = "available"  # what the lock calls the packages of the node and the offline ones
 TRUSTED_KEYS = PROJECT / "rootfs" / "overlay" / "lib" / "apk" / "keys"
 _PATTERN = "belay-*.rsa.pub"
 _BITS = 4096
@@ -49,7 +49,7 @@ def key_file(public: Path = TRUSTED_KEYS) -> Path:
     found = sorted(public.glob(_PATTERN))
     if not found:
         raise UserError(
-            "available in [alpine] of image.toml: packages on hand need a key that signs their "
+            "available in [alpine] of image.toml: offline packages need a key that signs their "
             "index",
             "make it: ./inv key.packages",
         )
@@ -74,4 +74,4 @@ def write_repository_index(folder: Path, paths: Mapping[str, Path]) -> None:
         data = package.read_bytes()
         fields = dict(line.split(":", 1) for line in lines_of(installed_record(data)))
         index.append({**fields, "S": str(len(data))})
-    (folder / INDEX).write_bytes(write_index(index, key, "Packages on hand"))
+    (folder / INDEX).write_bytes(write_index(index, key, "Offline packages"))
