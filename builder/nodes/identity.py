@@ -12,11 +12,12 @@ from typing import Any
 from builder.core.errors import UserError
 from builder.core.files import folder_for, read_toml, remove_tree, write_atomically, write_private
 from builder.core.paths import PROJECT
+from updater.contract import NODE_SSH_HOLDERS, NODE_SSH_HOST_KEY
 
 INVENTORY = PROJECT / "site" / "inventory.toml"
 PRIVATE = PROJECT / "nodes"  # git ignores it: there are private keys in it
-HOST_KEY = "dropbear_ed25519_host_key"
-AUTHORIZED_KEYS = "authorized_keys"
+HOST_KEY = Path(NODE_SSH_HOST_KEY).name
+AUTHORIZED_KEYS = Path(NODE_SSH_HOLDERS).name
 AGE_KEY = "age.key"
 NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SSH_KEY = re.compile(r"(ssh|ecdsa|sk)-\S+ AAAA\S+")
