@@ -51,7 +51,7 @@ def test_missing_qemu_is_no_mistake_but_has_a_remedy(monkeypatch: pytest.MonkeyP
     assert found.state == "missing"
     assert "apt-get install" in found.remedy
     found = by_subject()["other programs"]
-    assert (found.state, found.found[:13]) == ("missing", "no minisign, ")
+    assert (found.state, found.found[:18]) == ("missing", "no dot, minisign, ")
     assert "sshd" in found.found and "openssh-server" in found.remedy
 
 
