@@ -116,7 +116,7 @@ def diff(c: Context, before: str, after: str, json: bool = False) -> None:
     from builder.artefacts.listing import Lister, differences
     from builder.releases.changes import changes
     from builder.releases.chunks import unpack_xz
-    from builder.releases.make import store_of, summary, trusted_keys
+    from builder.releases.make import price, store_of, summary, trusted_keys
 
     config = load_config()
     store, keys = store_of(config), trusted_keys()
@@ -132,11 +132,11 @@ def diff(c: Context, before: str, after: str, json: bool = False) -> None:
             unpack_xz(store.blobs / manifest.slot.blob.sha256, slot)
             listings.append(Lister(plan.engine, plan.root).files(slot))
         progress.stopped("reading")
-    files = differences(*listings)
+    files, cost = differences(*listings), price(store, new, before)
     if json:
-        show_json({**asdict(found), "files": files})
+        show_json({**asdict(found), "files": files, "price": asdict(cost) if cost else None})
         return
-    for line in found.lines():
+    for line in [*found.lines(), *([f"  {cost}"] if cost else [])]:
         print(line)
     for name, what in list(files.items())[:FILES_SHOWN]:
         print(f"  {name}: {what}")

@@ -101,12 +101,13 @@ def update(belay: Belay, wish: Wish) -> Answer:
             )
             return Answer({"version": version, "installed": False}, (line,))
         waits = known and node.boot.read().slots[node.other].state == TRIAL
-        if not waits:
-            updater.install(manifest)
+        note = "" if waits else updater.install(manifest)
+    if note:
+        belay.whisper(note)
     what = "is installed already" if waits else f"is in slot {node.other}"
     answer = Answer(
-        {"version": version, "installed": True},
-        (f"release {version} {what}: reboot to try it",),
+        {"version": version, "installed": True} | ({"note": note} if note else {}),
+        (f"release {version} {what}: reboot to try it", *([note] if note else [])),
     )
     # By the service once in a boot: where that didn't help, more of it won't.
     if wish.reboot and not (wish.by_service and memory.volatile("rebooting")):

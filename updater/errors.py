@@ -41,3 +41,7 @@ class NotNow(Refused, Unreachable):
 
 class GaveWay(Unreachable):
     """Another process waits, and the server was waited for only."""
+
+
+class Mismatch(Exception):
+    """What was made from the active slot is not what is signed: it has to be fetched whole."""

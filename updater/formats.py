@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from updater.errors import Refused
 from updater.signature import PublicKey, verify
@@ -25,6 +26,7 @@ CHUNK_PACKED_MAX = CHUNK + (64 << 10)  # what doesn't compress gets a little lar
 CHANNEL_SIZE_MAX = 16 << 10
 MANIFEST_SIZE_MAX = 4 << 20
 SIGNATURE_SIZE_MAX = 2 << 10
+SLOT_SIZE_MAX = 1 << 40
 # What may be part of a path or a URL.
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 VERSION = re.compile(
@@ -68,6 +70,49 @@ class Chunk:
     size: int
 
 
+class Piece(NamedTuple):
+    """`size` bytes of a delta's blob, from `offset`; none of them: the whole chunk is fetched."""
+
+    offset: int
+    size: int
+
+
+class StreamPiece(NamedTuple):
+    """The same for `unpacked` bytes of what a stream holds."""
+
+    offset: int
+    size: int
+    unpacked: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """`size` compressed bytes at `at`, which nodes pack themselves (updater/streams.py).
+
+    `source` is where the same part of the older slot lies, if it is of use.
+    """
+
+    at: int
+    size: int
+    packer: str
+    source: tuple[Piece, ...]
+    pieces: tuple[StreamPiece, ...]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How nodes that run the release `version` make chunks from its slot (updater/delta.py).
+
+    That slot image has `size` bytes. There is a piece for each chunk.
+    """
+
+    version: str
+    size: int
+    blob: Blob
+    pieces: tuple[Piece, ...]
+    streams: tuple[Stream, ...] = ()
+
+
 @dataclass(frozen=True)
 class SlotImage:
     """The bytes of a slot: `size` of them, with that hash, and in which chunks they travel."""
@@ -76,6 +121,7 @@ class SlotImage:
     size: int
     blob: Blob
     chunks: tuple[Chunk, ...]
+    deltas: tuple[Delta, ...] = ()
 
     def chunk_size(self, at: int) -> int:
         """The bytes of chunk number `at`, unpacked: the last one may be shorter."""
@@ -131,7 +177,7 @@ def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name
     fields = _Fields(_json(data, name), name)
     fields.number("format", FORMAT, FORMAT)
     slot = fields.inner("slot")
-    size = slot.number("size", 1, 1 << 40)
+    size = slot.number("size", 1, SLOT_SIZE_MAX)
     blob = _blob(slot.inner("blob"))
     chunks = tuple(
         Chunk(
@@ -151,11 +197,48 @@ def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name
         arch=fields.text("arch", NAME_PATTERN),
         version=fields.text("version", VERSION),
         built=fields.number("built"),
-        slot=SlotImage(slot.text("sha256", SHA256), size, blob, chunks),
+        slot=SlotImage(
+            slot.text("sha256", SHA256), size, blob, chunks, tuple(_deltas(slot, len(chunks)))
+        ),
         files={
             file: _blob(files.inner(file)) for file in files.values if NAME_PATTERN.fullmatch(file)
         },
     )
+
+
+def _deltas(slot: _Fields, chunks: int) -> Iterator[Delta]:
+    """The deltas that make sense here: without one, a node takes whole chunks."""
+    if "deltas" not in slot.values:
+        return
+    for fields in slot.several("deltas"):
+        with suppress(Refused):
+            blob = _blob(fields.inner("blob"))
+            pieces = tuple(Piece(*row) for row in fields.rows("pieces", 2, blob.size))
+            if len(pieces) == chunks and all(sum(piece) <= blob.size for piece in pieces):
+                yield Delta(
+                    fields.text("version", VERSION),
+                    fields.number("size", 1, SLOT_SIZE_MAX),
+                    blob,
+                    pieces,
+                    tuple(_streams(fields, blob)),
+                )
+
+
+def _streams(delta: _Fields, blob: Blob) -> Iterator[Stream]:
+    for fields in delta.several("streams"):
+        source = tuple(Piece(*row) for row in fields.rows("source", 2, SLOT_SIZE_MAX))
+        pieces = [StreamPiece(*row) for row in fields.rows("pieces", 3, blob.size)]
+        if len(source) > 1 or any(
+            piece.offset + piece.size > blob.size or piece.unpacked > CHUNK for piece in pieces
+        ):
+            raise Refused(f"{fields.name}: a stream makes no sense")
+        yield Stream(
+            fields.number("at", 0, SLOT_SIZE_MAX),
+            fields.number("size", 1, SLOT_SIZE_MAX),
+            fields.text("packer", NAME_PATTERN),
+            source,
+            tuple(pieces),
+        )
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]:
@@ -170,7 +253,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[bool, 
 
 
 def _blob(fields: _Fields) -> Blob:
-    return Blob(fields.text("sha256", SHA256), fields.number("size", 1, 1 << 40))
+    return Blob(fields.text("sha256", SHA256), fields.number("size", 1, SLOT_SIZE_MAX))
 
 
 def _json(data: bytes, name: str) -> Any:
@@ -215,6 +298,18 @@ class _Fields:
         if not isinstance(value, list):
             raise self._wrong(field)
         return [_Fields(item, f"{self.name}: {field}") for item in value]
+
+    def rows(self, field: str, length: int, most: int) -> list[list[int]]:
+        """A list of lists of `length` numbers from 0 to `most`."""
+        value = self.values.get(field)
+        if not isinstance(value, list) or not all(
+            isinstance(row, list)
+            and len(row) == length
+            and all(type(number) is int and 0 <= number <= most for number in row)
+            for row in value
+        ):
+            raise self._wrong(field)
+        return value
 
     def _wrong(self, field: str) -> Refused:
         value = repr(self.values.get(field))

@@ -6,7 +6,8 @@ The order is what makes it safe, and it is all in `Updater.install`:
 2. The inactive slot is marked bad, and the disk has that, before its first byte is overwritten:
    from then on the boot loader never takes it, however much of it is written.
 3. Chunks that the slot holds already are skipped. So an update that was cut off, by whatever, goes
-   on where it stopped, without any note of how far it came.
+   on where it stopped, without any note of how far it came. The others are made from the active
+   slot, where the release has a delta for it (updater/delta.py), or fetched as a whole.
 4. All is flushed, then read back from the disk and compared with the signed hash.
 5. Only then the slot becomes the trial slot: one sector, flushed.
 """
@@ -16,10 +17,11 @@ from __future__ import annotations
 import hashlib
 import lzma
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from updater.contract import BAD, GOOD, TRIAL
 from updater.disk import Disk
@@ -31,7 +33,6 @@ from updater.formats import (
     SIGNATURE_SIZE_MAX,
     VERSION,
     Channel,
-    Chunk,
     Manifest,
     open_channel,
     open_manifest,
@@ -46,6 +47,8 @@ from updater.source import Source
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from updater.delta import Maker
+
 TAG_S = 86400  # after that a channel is asked for as if it were new
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
@@ -53,12 +56,24 @@ LOOK_AHEAD = 4  # chunks
 PAUSE_S = 2.0  # before the second attempt; doubled each time
 
 
+class Place(NamedTuple):
+    """Where a chunk lies on the server: `size` bytes of a blob; as a whole, or as a piece."""
+
+    blob: str
+    offset: int
+    size: int
+    is_piece: bool
+
+
 @dataclass(frozen=True)
 class Part:
-    """The begin of a packed chunk."""
+    """The begin of what lies at a place."""
 
-    chunk: int
+    place: Place | None
     data: bytes
+
+
+NO_PART = Part(None, b"")
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,8 @@ class Updater:
     ) -> None:
         self.node, self.source, self.memory = node, source, memory
         self._progress, self._sleep = progress, sleep
-        self._part = Part(0, b"")  # of a chunk, from a line that was cut
+        self._part = NO_PART  # of a chunk, from a line that was cut
+        self._maker: Maker | None = None
 
     @property
     def keys(self) -> list[PublicKey]:
@@ -200,8 +216,11 @@ class Updater:
 
     # --- taking it ---
 
-    def install(self, manifest: Manifest) -> None:
-        """Write a release to the inactive slot and make it the trial slot; see above."""
+    def install(self, manifest: Manifest) -> str:
+        """Write a release to the inactive slot and make it the trial slot; see above.
+
+        Returns what its delta was not good for, if anything.
+        """
         node, slot = self.node, self.node.other
         state = node.boot.read()
         confirmed = state.last_good == node.slot and state.slots[node.slot].state == GOOD
@@ -221,7 +240,7 @@ class Updater:
             bad = state.with_slot(slot, BAD)._replace(
                 order=(node.slot, slot), next="", why="none", tried=""
             )
-            self._write_chunks(disk, manifest, lambda: node.boot.write(bad))
+            note = self._write_chunks(disk, manifest, lambda: node.boot.write(bad))
             disk.flush()
             digest = disk.sha256(manifest.slot.size)
             if digest != manifest.slot.sha256:
@@ -243,30 +262,79 @@ class Updater:
             state = state._replace(order=(slot, node.slot), next="", why="none")
             node.boot.write(state._replace(tried=manifest.version, data=lost))
         self.memory.note("update", manifest.version, slot)
+        return note
 
-    def _write_chunks(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> None:
-        """Bring all chunks that the slot hasn't got, again and again as long as some come.
+    def _write_chunks(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> str:
+        """Bring all chunks that the slot hasn't got; what the delta was not good for.
 
         `first` is called before the first one is written.
         """
-        chunks = manifest.slot.chunks
-        missing = self._missing(disk, manifest, list(range(len(chunks))))
+        with ExitStack() as stack:
+            self._maker = self._maker_for(disk, manifest)
+            if self._maker:
+                stack.enter_context(self._maker)
+            self._write_missing(disk, manifest, first)
+        maker, self._maker = self._maker, None
+        if not maker or not maker.problem:
+            return ""
+        count = len(maker.failed)
+        what = "the delta was given up" if maker.is_hopeless else f"{count} chunks came whole"
+        return f"{what}: {maker.problem}"
+
+    def _maker_for(self, disk: Disk, manifest: Manifest) -> Maker | None:
+        active = self.node.slots[self.node.slot]
+        for delta in manifest.slot.deltas:
+            if delta.version == self.node.system.version:
+                from updater.delta import Maker
+
+                fetch = partial(self._bytes, delta.blob.sha256)
+                with suppress(OSError):
+                    return Maker(manifest.slot, delta, active, disk.path, fetch)
+        return None
+
+    def _bytes(self, blob: str, offset: int, size: int) -> bytes:
+        """Bytes of a blob that are needed in the middle of something: asked for again at once."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return b"".join(self.source.stream(f"blobs/{blob}", offset, size))
+            except GaveWay:
+                raise
+            except Unreachable:
+                self._sleep(PAUSE_S * 2**attempt)
+        return b"".join(self.source.stream(f"blobs/{blob}", offset, size))
+
+    def _write_missing(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> None:
+        """Bring the chunks again and again, as long as some come.
+
+        Those with streams come last, as these look at what is written of the others.
+        """
+        chunks, maker = manifest.slot.chunks, self._maker
+        late = {at for at in range(len(chunks)) if maker and maker.streams(at)}
+        order = sorted(range(len(chunks)), key=lambda at: (at in late, at))
+        missing = self._missing(disk, manifest, order)
         attempt, fetched = 0, 0
         while missing:
             before = len(missing), self._part
+            batch = [at for at in missing if at not in late] or missing
             try:
-                for at, size in self._fetch(disk, manifest, missing, first):
+                for at, size in self._fetch(disk, manifest, list(batch), first):
                     missing.remove(at)
                     fetched += size
                     self._progress(len(chunks) - len(missing), len(chunks), fetched)
             except GaveWay:
                 raise
-            except Unreachable:
+            except Unreachable as error:
                 missing = self._missing(disk, manifest, missing)
                 attempt = attempt + 1 if (len(missing), self._part) == before else 1
                 if attempt == ATTEMPTS:
-                    raise
+                    if not self._maker or self._maker.is_hopeless:
+                        raise
+                    self._maker.give_up(str(error))  # the whole chunks may be there
+                    attempt = 0
                 self._sleep(PAUSE_S * 2**attempt)
+            finally:
+                if maker:
+                    maker.rewind()
 
     def _missing(self, disk: Disk, manifest: Manifest, candidates: list[int]) -> list[int]:
         """Those chunks that the slot doesn't hold.
@@ -295,19 +363,23 @@ class Updater:
         """
         from concurrent.futures import ThreadPoolExecutor  # slow to come; most looks find no news
 
-        blob = f"blobs/{manifest.slot.blob.sha256}"
-        chunks = manifest.slot.chunks
-
         def write(at: int, data: bytes, size: int) -> tuple[int, int]:
             disk.write(at * CHUNK, data)
             return at, size
 
         with ThreadPoolExecutor(1) as writer:
             begun = False
-            for run in _runs(missing, chunks):
+            for run in _runs((at, self._place(manifest, at)) for at in missing):
                 written: Future[tuple[int, int]] | None = None
-                for at, packed in self._packed(blob, run, chunks):
-                    data = self._checked(manifest, at, packed)
+                packed_run: Iterable[tuple[int, Place, bytes]] = self._packed(run)
+                if run[0][1].is_piece and self._maker and self._maker.streams(run[0][0]):
+                    packed_run = list(packed_run)  # nothing else may be fetched beside streams
+                for at, place, packed in packed_run:
+                    data = self._checked(manifest, at, place, packed)
+                    if data is None:
+                        if self._maker and self._maker.is_hopeless:
+                            break
+                        continue
                     if not begun:
                         first()
                         begun = True
@@ -317,49 +389,64 @@ class Updater:
                 if written:
                     yield written.result()
 
-    def _checked(self, manifest: Manifest, at: int, packed: bytes) -> bytes:
-        """A chunk, unpacked. Raises Refused where it isn't the signed one."""
+    def _place(self, manifest: Manifest, at: int) -> Place:
+        """Where to get a chunk: the piece of it, if that is of use."""
+        if self._maker and (piece := self._maker.piece(at)):
+            return Place(self._maker.delta.blob.sha256, *piece, is_piece=True)
+        chunk = manifest.slot.chunks[at]
+        return Place(manifest.slot.blob.sha256, chunk.offset, chunk.size, is_piece=False)
+
+    def _checked(self, manifest: Manifest, at: int, place: Place, packed: bytes) -> bytes | None:
+        """A chunk, unpacked; None where its piece was of no use.
+
+        Raises Refused where it isn't the signed one.
+        """
+        if place.is_piece:
+            assert self._maker is not None
+            return self._maker.chunk(at, packed)
         try:
             data = unpacked(packed, manifest.slot.chunk_size(at))
             if hashlib.sha256(data).hexdigest() != manifest.slot.chunks[at].sha256:
                 raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
         except Refused:
-            if (part := self._part) and part.chunk == at and part.data:
-                self._part = Part(0, b"")
+            if self._part.place == place and self._part.data:
+                self._part = NO_PART
                 raise Unreachable(f"chunk {at} came in two parts that don't fit") from None
             raise
         return data
 
-    def _packed(
-        self, blob: str, run: list[int], chunks: tuple[Chunk, ...]
-    ) -> Iterator[tuple[int, bytes]]:
+    def _packed(self, run: list[tuple[int, Place]]) -> Iterator[tuple[int, Place, bytes]]:
         """The chunks of a run, packed. What came of the first before is not asked for again."""
-        buffer = bytearray(self._part.data if self._part.chunk == run[0] else b"")
-        begin, end = chunks[run[0]].offset + len(buffer), chunks[run[-1]].offset
-        end += chunks[run[-1]].size
+        (_, first), (_, last) = run[0], run[-1]
+        buffer = bytearray(self._part.data if self._part.place == first else b"")
+        begin, end = first.offset + len(buffer), last.offset + last.size
         done = 0
         try:
-            pieces = self.source.stream(blob, begin, end - begin)
-            sizes = [chunks[at].size for at in run]
-            for at, packed in zip(run, cut(pieces, sizes, buffer), strict=False):
-                yield at, packed
+            pieces = self.source.stream(f"blobs/{first.blob}", begin, end - begin)
+            sizes = [place.size for _, place in run]
+            for (at, place), packed in zip(run, cut(pieces, sizes, buffer), strict=False):
+                yield at, place, packed
                 done += 1
         except Unreachable:
-            self._part = Part(run[done], bytes(buffer))
+            self._part = Part(run[done][1], bytes(buffer))
             raise
-        self._part = Part(0, b"")
+        self._part = NO_PART
 
 
-def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
-    """Split chunk numbers where the next doesn't begin in the blob where the one before ends."""
-    runs: list[list[int]] = []
-    for at in numbers:
-        before = chunks[runs[-1][-1]] if runs else None
-        if before and before.offset + before.size == chunks[at].offset:
-            runs[-1].append(at)
-        else:
-            runs.append([at])
-    return runs
+def _runs(places: Iterable[tuple[int, Place]]) -> Iterator[list[tuple[int, Place]]]:
+    """Split chunks where the next doesn't begin in the blob where the one before ends.
+
+    Places are asked for one after the other, so that what becomes of a run counts for the next.
+    """
+    run: list[tuple[int, Place]] = []
+    for at, place in places:
+        before = run[-1][1] if run else place
+        if run and (before.blob != place.blob or before.offset + before.size != place.offset):
+            yield run
+            run = []
+        run.append((at, place))
+    if run:
+        yield run
 
 
 def cut(

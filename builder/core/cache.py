@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.core.files import only_one, remove_tree
 from builder.core.paths import CACHE
 
-KINDS = ("results", "containers", "worlds", "apk", "keys", "packages", "chunks")
+KINDS = ("results", "containers", "worlds", "apk", "keys", "packages", "chunks", "deltas")
 # A build that runs right now may count on what it has just found.
 SAFE_FOR_S = 3600.0
 KEEP_MIB = 4096  # what is proposed: some builds of each of some configs

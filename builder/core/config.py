@@ -217,6 +217,8 @@ class Publish:
     days: int = _whole(30, 1, DAYS_MAX)
     level: int = _whole(6, 0, 9)
     tested: bool = False
+    deltas: int = _whole(3, 0, 99)
+    budget_mb: int = _whole(0, 0, 1 << 20)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +15,18 @@ from builder.alpine.locking import is_stand_in
 from builder.core.config import AUTO, Config
 from builder.core.errors import UserError
 from builder.core.git import git
+from builder.core.output import say
 from builder.core.paths import BUILD, PROJECT
 from builder.core.progress import Progress
 from builder.disk.table import read_table
 from builder.releases.changes import changes, versions
 from builder.releases.chunks import write_slot, write_xz
+from builder.releases.deltas import Price, make_deltas
 from builder.releases.keys import PUBLIC_KEYS, Sign
+from builder.releases.publish import SITE, channel_names, current_channel
 from builder.releases.sbom import installed, sbom
 from builder.releases.store import DISK_IMAGE, Store
+from builder.releases.targets import target_of
 from updater.contract import (
     PARTITION_SLOT_A,
     PARTITION_SLOT_B,
@@ -30,7 +35,7 @@ from updater.errors import Refused
 from updater.formats import VERSION, Manifest, version_key
 from updater.signature import PublicKey, read_keys
 
-PARTS_LIST, LOCK, CHANGES = "sbom.json", "apk.lock", "changes.json"
+PARTS_LIST, LOCK, CHANGES, PRICES = "sbom.json", "apk.lock", "changes.json", "prices.json"
 
 
 def store_of(config: Config) -> Store:
@@ -99,6 +104,8 @@ def make_release(
     level = config.publish.level
     with progress.transfer("packing the slot image") as transferred:
         image = write_slot(slot, store.blobs, level, transferred)
+    image, prices = make_deltas(store, olders(config, store), slot, image, progress)
+    require_budget(config, prices)
     with disk.open("rb") as file:
         table = read_table(file)
     a, b = table[PARTITION_SLOT_A], table[PARTITION_SLOT_B]
@@ -122,10 +129,53 @@ def make_release(
             )
             (folder / CHANGES).write_text(json.dumps(asdict(found), indent=1) + "\n")
             news = found.lines()
+        (folder / PRICES).write_text(json.dumps([asdict(price) for price in prices]) + "\n")
         for path in sorted(folder.iterdir()):
             files[path.name] = store.add_blob(path)
     store.add_release(manifest, sign)
-    return manifest, news
+    return manifest, news + [str(price) for price in prices]
+
+
+def olders(config: Config, store: Store) -> list[Manifest]:
+    """The releases from which nodes get deltas, the newest first: the last, and those of channels.
+
+    Of those that the image still trusts.
+    """
+    keys = trusted_keys()
+    found: list[Manifest] = []
+    served = _of_channels(config, keys) if config.publish.deltas else set()
+    for version in reversed(store.versions()):
+        if version_key(version) >= version_key(config.os.version):
+            continue
+        if len(found) < config.publish.deltas or version in served:
+            with suppress(UserError):
+                found.append(store.manifest(version, keys))
+    return found
+
+
+def _of_channels(config: Config, keys: list[PublicKey]) -> set[str]:
+    """The versions that channels of the server name now."""
+    if not config.publish.to:
+        return set()
+    found = set()
+    try:
+        target = target_of(config, "")
+        for name in channel_names(target):
+            if not name.endswith(SITE) and (channel := current_channel(target, name, keys)):
+                found.add(channel.version)
+    except UserError as error:
+        say(f"note: which releases channels name can't be seen: {error}")
+    return found
+
+
+def require_budget(config: Config, prices: Sequence[Price]) -> None:
+    """Raise UserError where nodes of an older release would fetch more than [publish] allows."""
+    for price in prices:
+        if config.publish.budget_mb and price.size > config.publish.budget_mb * 1_000_000:
+            raise UserError(
+                f"{price}: more than budget_mb = {config.publish.budget_mb} in [publish] allows",
+                "leave out what costs most, or raise budget_mb in image.toml",
+            )
 
 
 def release_before(store: Store, version: str) -> Manifest | None:
@@ -135,6 +185,16 @@ def release_before(store: Store, version: str) -> Manifest | None:
         with suppress(UserError):
             if version_key(older) < version_key(version):
                 return store.manifest(older, keys)
+    return None
+
+
+def price(store: Store, manifest: Manifest, before: str) -> Price | None:
+    """What nodes of an older release fetch, where that was noted when the release was made."""
+    if blob := manifest.files.get(PRICES):
+        for values in json.loads((store.blobs / blob.sha256).read_text()):
+            if values["version"] == before:
+                files = tuple((name, size) for name, size in values["files"])
+                return Price(**{**values, "files": files})
     return None
 
 

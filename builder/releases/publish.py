@@ -53,7 +53,8 @@ def missing(store: Store, manifest: Manifest, target: Target) -> list[File]:
     Raises UserError where it has another release of that version.
     """
     sizes = target.sizes()
-    blobs = [manifest.slot.blob, *manifest.files.values()]
+    deltas = [delta.blob for delta in manifest.slot.deltas]
+    blobs = dict.fromkeys([manifest.slot.blob, *deltas, *manifest.files.values()])
     wanted = [
         File(store.blobs / blob.sha256, f"blobs/{blob.sha256}")
         for blob in blobs
@@ -185,7 +186,8 @@ def verify_release(source: Source, manifest: Manifest, progress: Progress) -> No
             progress.started("verify", f"chunk {at + 1} of {len(manifest.slot.chunks)}")
         if whole.hexdigest() != manifest.slot.sha256:
             raise UserError(f"release {manifest.version}: the slot image is not what is signed")
-        for name, blob in manifest.files.items():
+        deltas = {f"delta from {delta.version}": delta.blob for delta in manifest.slot.deltas}
+        for name, blob in {**deltas, **manifest.files}.items():
             _verify_blob(source, name, blob, progress)
     except UpdateError as error:
         raise UserError(f"release {manifest.version}: {error}") from None

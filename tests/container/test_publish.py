@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from getpass import getuser
@@ -51,12 +52,18 @@ def test_a_release_has_all_that_belongs_to_it(project: Project, published: Publi
         name: (project.www / "blobs" / blob["sha256"]).read_bytes()
         for name, blob in manifest["files"].items()
     }
-    assert sorted(files) == ["apk.lock", "changes.json", "disk.img.xz", "sbom.json"]
+    assert sorted(files) == [
+        "apk.lock", "changes.json", "disk.img.xz", "prices.json", "sbom.json",
+    ]  # fmt: skip
     parts = {part["name"]: part for part in json.loads(files["sbom.json"])["components"]}
     assert parts["busybox"]["purl"].startswith("pkg:apk/alpine/busybox@1.37")
     changes = json.loads(files["changes.json"])
     assert (changes["before"], changes["after"]) == ("1.0.0", "1.1.0")
     assert changes["changed"]["linux-virt"] == ["6.18.38-r0", "6.18.56-r0"]
+    (price,) = json.loads(files["prices.json"])
+    assert (price["version"], price["whole"]) == ("1.0.0", published.packed("1.1.0"))
+    assert price["size"] < price["whole"] / 2
+    assert {"boot/vmlinuz", "root/usr/lib/libcrypto.so.3"} <= {name for name, _ in price["files"]}
     with published.slots["1.1.0"].open("rb") as file:
         slot = file.read(1 << 20)
     with lzma.open(io.BytesIO(files["disk.img.xz"])) as disk:
@@ -66,6 +73,9 @@ def test_a_release_has_all_that_belongs_to_it(project: Project, published: Publi
             assert disk.read(len(slot)) == slot, name
     output = project.inv("release.diff", "1.0.0", "1.1.0")
     assert "linux-virt 6.18.38-r0 -> 6.18.56-r0" in output
+    assert re.search(
+        r"^  from 1\.0\.0: \d+\.\d MB to fetch \(whole: 5\d\.\d MB\); largest: ", output, re.M
+    )
     assert "  boot/vmlinuz: " in output and "more files: --json has all" in output
     files = json.loads(project.run("release.diff", "1.0.0", "1.1.0", "--json").stdout)["files"]
     assert files["root/etc/belay/release.json"] == "content"

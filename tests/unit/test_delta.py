@@ -1,0 +1,125 @@
+"""Chunks made of the active slot and a residual: the node's side, and what the builder packs."""
+
+from __future__ import annotations
+
+import lzma
+import random
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.releases.deltas import pack, subtracted
+from builder.releases.ranges import Range, cut, ordered
+from updater.delta import DICTIONARY, RANGES_MAX, SLICE, add, made
+from updater.errors import Mismatch
+
+TOO_MANY = [0] * (RANGES_MAX + 10)
+OLD = random.Random(1).randbytes(5000)
+
+
+def raw_piece(
+    gaps: Sequence[int], lengths: Sequence[int], seeks: Sequence[int], rest: bytes
+) -> bytes:
+    count = len(gaps)
+    head = struct.pack(f"<I{count}I{count}I{count}q", count, *gaps, *lengths, *seeks)
+    return packed(head + rest)
+
+
+def packed(raw: bytes) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": DICTIONARY}]
+    return lzma.compress(raw, lzma.FORMAT_RAW, filters=filters)
+
+
+def read(offset: int, size: int) -> bytes:
+    return OLD[offset : offset + size]
+
+
+@given(st.binary(max_size=3 * SLICE), st.randoms())
+def test_what_is_subtracted_is_added_again(data: bytes, dice: random.Random) -> None:
+    other = dice.randbytes(len(data))
+    residual = subtracted(data, other)
+    assert residual == bytes((a - b) % 256 for a, b in zip(data, other, strict=True))
+    chunk = bytearray(other)
+    add(chunk, residual.rstrip(b"\0"))
+    assert chunk == data
+
+
+RANGES = st.lists(
+    st.builds(Range, st.integers(0, 3999), st.integers(0, 4000), st.integers(1, 900)), max_size=20
+).map(lambda found: ordered(item._replace(size=min(item.size, 4000 - item.new)) for item in found))
+
+
+@given(RANGES, st.binary(min_size=4000, max_size=4000), st.integers(1, 5000))
+def test_a_chunk_is_made_again(ranges: list[Range], data: bytes, at: int) -> None:
+    prediction = bytearray(len(data))
+    for new, old, size in ranges:
+        prediction[new : new + size] = OLD[old : old + size]
+    piece = pack(ranges, at, subtracted(data, bytes(prediction)))
+    assert made(piece, at, len(data), read) == data
+
+
+@given(RANGES, st.integers(1, 999))
+def test_ranges_are_cut_at_the_borders_of_chunks(ranges: list[Range], step: int) -> None:
+    def sources(found: Sequence[Range], base: int = 0) -> dict[int, int]:
+        return {base + item.new + at: item.old + at for item in found for at in range(item.size)}
+
+    parts = cut(ranges, 4000, step)
+    together: dict[int, int] = {}
+    for number, part in enumerate(parts):
+        assert all(item.new + item.size <= step for item in part)
+        together |= sources(part, number * step)
+    assert together == sources(ranges)
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(1, 50)), max_size=9))
+def test_ordered_ranges_don_t_overlap(found: list[tuple[int, int, int]]) -> None:
+    ranges = [Range(*item) for item in found]
+    kept = ordered(ranges)
+    covered = [at for item in kept for at in range(item.new, item.new + item.size)]
+    assert covered == sorted(
+        {at for item in ranges for at in range(item.new, item.new + item.size)}
+    )
+    wanted = {
+        (at, item.old - item.new) for item in ranges for at in range(item.new, item.new + item.size)
+    }
+    assert {
+        (at, item.old - item.new) for item in kept for at in range(item.new, item.new + item.size)
+    } <= wanted
+
+
+@pytest.mark.parametrize(
+    ("piece", "why"),
+    [
+        (b"", "wrong length"),
+        (packed(b"\1\0"), "wrong length"),
+        (b"\xff" * 40, "can't be unpacked"),
+        (packed(b"\0" * 4 + b"x" * 101), "wrong length"),  # a residual longer than the chunk
+        (packed(b"\0" * (64 << 20)), "wrong length"),  # a bomb
+        (packed(b"\xff\xff\xff\xff" + b"x" * 80), "wrong length"),
+        (raw_piece([0], [101], [0], b""), "lies outside"),
+        (raw_piece([90], [20], [0], b""), "lies outside"),
+        (raw_piece([0xFFFFFFFF], [1], [0], b""), "lies outside"),
+        (raw_piece([0, 0], [60, 60], [0, 0], b""), "lies outside"),
+        (raw_piece([0], [10], [-11], b""), "lies outside"),
+        (raw_piece([0], [10], [(1 << 63) - 1], b""), "lies outside"),
+        (raw_piece([0], [10], [4985], b""), "has no bytes"),
+        (raw_piece(TOO_MANY, TOO_MANY, TOO_MANY, b""), "wrong length"),
+    ],
+)
+def test_bad_pieces_make_nothing(piece: bytes, why: str) -> None:
+    with pytest.raises(Mismatch, match=why):
+        made(piece, 10, 100, read)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300))
+def test_any_bytes_make_a_chunk_or_nothing(raw: bytes) -> None:
+    for piece in (raw, packed(raw)):
+        try:
+            chunk = made(piece, 10, 100, read)
+        except Mismatch:
+            continue
+        assert len(chunk) == 100

@@ -1,0 +1,224 @@
+"""Updates that make chunks from the slot that runs, also where that holds something else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.releases.chunks import write_slot
+from builder.releases.deltas import Slots, encoded
+from builder.releases.ranges import Range
+from tests.esp import esp
+from tests.publisher import FileNode, Publisher, served, slot_bytes
+from updater.contract import TRIAL
+from updater.formats import CHUNK, Manifest, Piece
+from updater.update import ATTEMPTS
+
+OLD = slot_bytes("old a", 5 * CHUNK + 4096)
+WORD = b"a word more "
+AT = CHUNK + 1000
+NEW = OLD[:AT] + WORD + OLD[AT : -len(WORD)]
+RANGES = [Range(0, 0, AT), Range(AT + len(WORD), AT, len(NEW) - AT - len(WORD))]
+CHUNKS = 6
+
+
+def publish(publisher: Publisher, new: bytes = NEW, ranges: Sequence[Range] = RANGES) -> Manifest:
+    """Release 1.1.0 with a delta from 1.0.0."""
+    file = publisher.store.folder.parent / "image"
+    file.write_bytes(new)
+    image = write_slot(file, publisher.store.blobs, level=0)
+    slots = Slots(memoryview(OLD), memoryview(new))
+    delta, price = encoded(slots, ranges, "1.0.0", image, publisher.store.blobs)
+    assert price.size == sum(piece.size for piece in delta.pieces)
+    manifest = publisher.release("1.1.0", data=new, slot=replace(image, deltas=(delta,)))
+    publisher.point("1.1.0")
+    return manifest
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publisher:
+    monkeypatch.setattr("builder.releases.chunks.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("builder.releases.deltas.CACHED", tmp_path / "cache")
+    return Publisher(tmp_path / "server")
+
+
+@pytest.fixture
+def node(tmp_path: Path, publisher: Publisher) -> FileNode:
+    node = FileNode(tmp_path / "node", esp(), [publisher.key.public])
+    node.slots["a"].write_bytes(OLD)
+    node.slots["b"].write_bytes(b"\5" * (len(OLD) + CHUNK))
+    return node
+
+
+def fetched(node: FileNode, source: str, manifest: Manifest) -> tuple[int, str]:
+    """Update; the bytes that were fetched, and what the delta was not good for."""
+    sizes = [0]
+    updater = node.updater(source)
+    updater._progress = lambda done, total, size: sizes.append(size)
+    note = updater.install(manifest)
+    assert node.boot.read().slots["b"].state == TRIAL
+    return sizes[-1], note
+
+
+def test_what_the_active_slot_has_is_not_fetched(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    with served(publisher.store.folder) as (url, requests):
+        size, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and not note
+    assert size < 1000 < manifest.slot.blob.size
+    blobs = [path for path in requests if path.startswith("/blobs/")]
+    assert blobs == [f"/blobs/{manifest.slot.deltas[0].blob.sha256}"], "in one request"
+
+
+def test_nodes_of_other_releases_take_whole_chunks(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    node.change(system=node.node.system._replace(version="0.9.0"))
+    size, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher)
+    assert (size, note) == (manifest.slot.blob.size, "")
+
+
+def test_one_wrong_byte_costs_one_chunk(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    data = bytearray(OLD)
+    data[3 * CHUNK + 77] ^= 1
+    node.slots["a"].write_bytes(data)
+    size, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher)
+    assert size < 1000 + manifest.slot.chunks[3].size
+    assert note == f"1 chunks came whole: {node.slots['a']} is not what release 1.0.0 wrote"
+
+
+def test_another_slot_altogether_costs_three_pieces(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    node.slots["a"].write_bytes(slot_bytes("another", len(OLD)))
+    with served(publisher.store.folder) as (url, requests):
+        size, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher)
+    assert size == manifest.slot.blob.size
+    assert note.startswith("the delta was given up: ")
+    assert len([path for path in requests if path.startswith("/blobs/")]) == 2
+
+
+@pytest.mark.parametrize("size", [0, CHUNK, 4 * CHUNK])
+def test_a_slot_that_ends_too_early(node: FileNode, publisher: Publisher, size: int) -> None:
+    manifest = publish(publisher)
+    node.slots["a"].write_bytes(OLD[:size])
+    _, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher) and "a range has no bytes" in note
+
+
+def test_a_disk_that_fails_to_read_costs_whole_chunks(
+    node: FileNode, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = publish(publisher)
+    pread = os.pread
+
+    def failing(descriptor: int, size: int, offset: int) -> bytes:
+        if offset >= 2 * CHUNK:
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    _, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher) and "Input/output error" in note
+
+
+@pytest.mark.parametrize("kind", ["flipped", "short", "empty", "zeros", "long"])
+def test_a_damaged_delta_costs_whole_chunks(
+    node: FileNode, publisher: Publisher, kind: str
+) -> None:
+    manifest = publish(publisher)
+    blob = publisher.store.blobs / manifest.slot.deltas[0].blob.sha256
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    damaged: dict[str, bytes] = {
+        "flipped": bytes(data),
+        "short": bytes(data[:90]),
+        "empty": b"",
+        "zeros": bytes(len(data)),
+    }
+    blob.write_bytes(damaged.get(kind, blob.read_bytes() + b"more"))
+    _, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher)
+    assert bool(note) == (kind != "long"), "what is behind the pieces isn't fetched"
+
+
+def test_a_delta_that_is_gone_costs_whole_chunks(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    (publisher.store.blobs / manifest.slot.deltas[0].blob.sha256).unlink()
+    with served(publisher.store.folder) as (url, requests):
+        size, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and "404" in note
+    assert size == manifest.slot.blob.size
+    assert len([path for path in requests if path.startswith("/blobs/")]) == ATTEMPTS + 1
+
+
+def test_a_line_that_breaks_goes_on_where_it_was(node: FileNode, publisher: Publisher) -> None:
+    new = bytes(byte ^ 7 for byte in OLD)  # so that pieces are large
+    manifest = publish(publisher, new, [])
+    assert manifest.slot.deltas[0].blob.size > 100_000
+    sent: list[int] = []
+
+    def cut(request: Any) -> bool:
+        if "/blobs/" not in request.path:
+            return False
+        first, last = (int(x) for x in request.headers["Range"].removeprefix("bytes=").split("-"))
+        sent.append(last + 1 - first if len(sent) == 4 else (last + 1 - first) // 3)
+        if len(sent) == 5:
+            return False
+        data = (publisher.store.folder / request.path.lstrip("/")).read_bytes()[first : last + 1]
+        request.send_response(206)
+        request.send_header("Content-Range", f"bytes {first}-{last}/*")
+        request.send_header("Content-Length", str(len(data)))
+        request.end_headers()
+        request.wfile.write(data[: sent[-1]])
+        request.close_connection = True
+        return True
+
+    with served(publisher.store.folder, cut) as (url, _):
+        _, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and not note
+    assert len(sent) == 5 and sum(sent) == manifest.slot.deltas[0].blob.size, "nothing came twice"
+
+
+def test_an_update_that_was_cut_off_is_resumed_by_delta(
+    node: FileNode, publisher: Publisher
+) -> None:
+    manifest = publish(publisher)
+    updater = node.updater(str(publisher.store.folder))
+
+    def stop(done: int, total: int, size: int) -> None:
+        if done == 3:
+            raise RuntimeError("the plug was pulled")
+
+    updater._progress = stop
+    with pytest.raises(RuntimeError, match="the plug"):
+        updater.install(manifest)
+    with served(publisher.store.folder) as (url, _):
+        size, note = fetched(node, url, manifest)
+    delta = manifest.slot.deltas[0]
+    assert node.holds("b", manifest, publisher) and not note
+    assert 0 < size <= sum(piece.size for piece in delta.pieces[2:])
+
+
+def test_a_delta_that_makes_no_sense_is_none(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    delta = manifest.slot.deltas[0]
+    for odd in (
+        replace(delta, pieces=delta.pieces[1:]),
+        replace(delta, pieces=(Piece(-1, 5), *delta.pieces[1:])),
+        replace(delta, pieces=(Piece(delta.blob.size, 1), *delta.pieces[1:])),
+        replace(delta, pieces=("many",) * CHUNKS),  # type: ignore[arg-type]
+        replace(delta, version="../.."),
+    ):
+        slot = replace(manifest.slot, deltas=(odd, delta))
+        version = f"1.1.{len(publisher.store.versions())}"
+        publisher.release(version, data=NEW, slot=slot)
+        (read,) = node.updater(str(publisher.store.folder)).manifest(version).slot.deltas
+        assert read == delta

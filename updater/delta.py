@@ -1,0 +1,190 @@
+"""Makes chunks of a release from what the slot that runs holds, and little that is fetched.
+
+A chunk is a prediction and a residual. The prediction is put together from ranges of the active
+slot; it is zero where there is none. The residual is added to it byte by byte, modulo 256. Where a
+chunk holds part of a stream (updater/streams.py), that is laid over it last.
+
+A *piece* is what is fetched: raw LZMA2 (https://tukaani.org/xz/format.html) of, all little-endian,
+
+    n               u32, the number of ranges
+    n gaps          u32 each, from the end of the range before to the begin of this one
+    n lengths       u32 each
+    n seeks         i64 each, from the end of the source of the range before to that of this one
+    the residual    without the zeros at its end
+
+The first gap counts from the begin of the chunk, the first seek from where the chunk itself lies.
+Pieces of a stream may look further: what lies behind the active slot is the new one, as far as it
+is written.
+
+Nothing here is trusted, neither the slot nor the piece: what is made counts if it has the hash that
+is signed. Else the whole chunk is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from updater.errors import Mismatch
+from updater.formats import CHUNK, SLOT_SIZE_MAX, Delta, Piece, SlotImage, Stream
+from updater.streams import PACKERS, Read, Taker, Window
+
+DICTIONARY = 3 << 20  # bytes that a piece looks back at
+RANGES_MAX = 1 << 16  # of a piece
+RANGE_SIZE = 16  # bytes that each takes
+SLICE = 16 << 10  # bytes that are added at a time
+HOPELESS = 3  # pieces in a row that made nothing: the slot isn't what it should be
+LOW = int.from_bytes(b"\x7f" * SLICE, "little")
+HIGH = int.from_bytes(b"\x80" * SLICE, "little")
+_ZEROS = bytes(SLICE)
+_FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY}]
+
+
+class Maker:
+    """Makes chunks of `image` from the active slot by `delta`. As a context it is closed.
+
+    `target` is the slot that is written. `fetch` brings bytes of the delta's blob, for streams.
+    """
+
+    def __init__(
+        self, image: SlotImage, delta: Delta, active: Path, target: Path, fetch: Read
+    ) -> None:
+        self.image, self.delta, self.active, self._fetch = image, delta, active, fetch
+        self.failed: set[int] = set()  # the chunks that have to be fetched whole
+        self.problem = ""  # of the last of these
+        self._in_a_row = 0
+        self._takers: dict[Stream, Taker] = {}
+        self._descriptor = os.open(active, os.O_RDONLY | os.O_CLOEXEC)
+        self._target = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> Maker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rewind()
+        os.close(self._descriptor)
+        os.close(self._target)
+
+    def rewind(self) -> None:
+        """End the streams that have begun: they begin anew where they are needed again."""
+        while self._takers:
+            self._takers.popitem()[1].close()
+
+    def streams(self, number: int) -> list[Stream]:
+        """Those of which a chunk holds a part."""
+        begin, end = number * CHUNK, (number + 1) * CHUNK
+        return [s for s in self.delta.streams if s.at < end and begin < s.at + s.size]
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no more pieces are worth their bytes."""
+        return self._in_a_row >= HOPELESS
+
+    def piece(self, number: int) -> Piece | None:
+        """Where the piece of a chunk lies in the delta's blob, if it is of use."""
+        piece = self.delta.pieces[number]
+        useful = piece.size and number not in self.failed and not self.is_hopeless
+        return piece if useful else None
+
+    def give_up(self, why: str) -> None:
+        """Make nothing any more."""
+        self.problem, self._in_a_row = why, HOPELESS
+
+    def chunk(self, number: int, packed: bytes) -> bytes | None:
+        """A chunk, made of its piece; None where it has to be fetched whole."""
+        at, size = number * CHUNK, self.image.chunk_size(number)
+        try:
+            data = made(packed, at, size, self._read)
+            for stream in self.streams(number):
+                low, high = max(at, stream.at), min(at + size, stream.at + stream.size)
+                data[low - at : high - at] = self._taken(stream, low - stream.at, high - low)
+            if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
+                raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
+        except (Mismatch, OSError) as error:
+            self.failed.add(number)
+            self.problem = str(error)
+            self._in_a_row += 1
+            return None
+        finally:
+            # What is read once needn't stay in memory.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._in_a_row = 0
+        return bytes(data)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
+
+    def _read_both(self, offset: int, size: int) -> bytes:
+        """Of the active slot, and behind it of the new one."""
+        if offset < self.delta.size:
+            return self._read(offset, size)
+        return os.pread(self._target, size, offset - self.delta.size)
+
+    def _taken(self, stream: Stream, at: int, size: int) -> bytes:
+        taker = self._takers.get(stream)
+        if taker is None or taker.position > at:
+            if taker:
+                taker.close()
+            if stream.packer not in PACKERS:
+                raise Mismatch(f"there is no packer {stream.packer} here")
+            taker = self._takers[stream] = Taker(PACKERS[stream.packer](self._pieces(stream)))
+        return taker.take(at, size)
+
+    def _pieces(self, stream: Stream) -> Iterator[bytes]:
+        """What a stream has inside, piece by piece."""
+        window = Window(self._read, *stream.source[0]) if stream.source else None
+        at = 0
+        for offset, packed, size in stream.pieces:
+            if window:
+                window.move(at, size)
+            read = window.read if window else self._read_both
+            yield bytes(made(self._fetch(offset, packed), at, size, read))
+            at += size
+
+
+def made(packed: bytes, at: int, size: int, read: Read) -> bytearray:
+    """The `size` bytes at `at`, from a piece and from what `read` has. Raises Mismatch."""
+    most = 4 + RANGE_SIZE * RANGES_MAX + size
+    try:
+        raw = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS).decompress(packed, most)
+    except lzma.LZMAError as error:
+        raise Mismatch(f"a piece can't be unpacked: {error}") from None
+    count = int.from_bytes(raw[:4], "little")
+    begin = 4 + RANGE_SIZE * count
+    if not begin <= len(raw) <= begin + size:
+        raise Mismatch("a piece has the wrong length")
+    numbers = memoryview(raw)[:begin]
+    gaps, lengths = numbers[4 : 4 + 4 * count].cast("I"), numbers[4 + 4 * count :][: 4 * count]
+    seeks = numbers[4 + 8 * count :].cast("q")
+    chunk, here, there = bytearray(size), 0, at
+    for gap, length, seek in zip(gaps, lengths.cast("I"), seeks, strict=True):
+        here += gap
+        there += seek
+        if here + length > size or not 0 <= there <= SLOT_SIZE_MAX:
+            raise Mismatch("a range lies outside")
+        data = read(there, length)
+        if len(data) != length:
+            raise Mismatch("a range has no bytes")
+        chunk[here : here + length] = data
+        here += length
+        there += length
+    add(chunk, raw[begin:])
+    return chunk
+
+
+def add(chunk: bytearray, residual: bytes) -> None:
+    """Add `residual` to `chunk`, byte by byte, modulo 256.
+
+    Large integers add thousands of bytes at once. The highest bit of each byte is added apart, so
+    that nothing is carried over into the next.
+    """
+    for at in range(0, len(residual), SLICE):
+        part = residual[at : at + SLICE]
+        if part == _ZEROS[: len(part)]:
+            continue
+        a, b = (int.from_bytes(data, "little") for data in (chunk[at : at + len(part)], part))
+        total = ((a & LOW) + (b & LOW)) ^ ((a ^ b) & HIGH)
+        chunk[at : at + len(part)] = total.to_bytes(SLICE, "little")[: len(part)]
