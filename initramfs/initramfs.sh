@@ -69,4 +69,12 @@ mkinitfs -q -k -b "$base" -i in/init -P "$features" -F "$FEATURES" -C none \
 	echo "mkinitfs made an initramfs without modules or programs" >&2
 	exit 1
 }
+
+# Modules without a compression of their own: the whole is compressed, and an update finds their bytes in
+# the modloop (updater/streams.py).
+find "/tmp/tree/lib/modules" -name '*.ko.gz' -exec gunzip {} +
+find "/tmp/tree/lib/modules" -name '*.ko.zst' -exec zstd -q -d --rm {} +
+find "/tmp/tree/lib/modules" -name '*.ko.xz' -exec unxz {} +
+depmod -b /tmp/tree "$kernel"
+(cd /tmp/tree && find . | LC_ALL=C sort | cpio --quiet --renumber-inodes -o -H newc) >out/initramfs
 chmod 644 out/initramfs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from invoke.collection import Collection
@@ -34,6 +35,7 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     """Build the tree of a git tag, and store it as a signed release."""
     from builder.releases.keys import signer
     from builder.releases.make import config_of_tag, make_release, require_lock, store_of
+    from builder.releases.proof import programs_of
 
     config = config_of_tag(load_config(), tag)
     store = store_of(config)
@@ -49,7 +51,9 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     build(c, "image", config)
     config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
     with Progress() as progress:
-        manifest, news = make_release(config, store, sign, progress)
+        plan = plan_for(config, ["chroot"], progress)
+        prove = partial(programs_of, plan.engine, plan.root)
+        manifest, news = make_release(config, store, sign, prove, progress)
     if json:
         show_json(asdict(manifest))
         return

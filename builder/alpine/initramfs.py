@@ -65,13 +65,20 @@ def cpio_entries(cpio: bytearray) -> Iterator[CpioEntry]:
 
 def initramfs_parts(data: bytes) -> Iterator[bytes]:
     """The cpios of an initramfs: those of microcode, which are not compressed, and the last one."""
+    *begins, packed_at = cpio_begins(data)
+    yield from (data[at:] for at in begins)
+    yield gzip.decompress(data[packed_at:])
+
+
+def cpio_begins(data: bytes) -> Iterator[int]:
+    """Where each of them begins; the last one is compressed."""
     at = 0
     while data[at : at + 6] == CPIO_MAGIC:
         *_, trailer = cpio_entries(bytearray(data[at:]))
-        yield data[at:]
+        yield at
         at += trailer.data_at + trailer.size
         at += len(data) - at - len(data[at:].lstrip(b"\0"))
-    yield gzip.decompress(data[at:])
+    yield at
 
 
 def normalise(cpio: bytearray) -> None:

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
 import time
 import zlib
@@ -69,11 +68,12 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def gzipped(data: bytes, level: int) -> bytes:
-    """`data` as one gzip stream without a time; its head is the same by every Python (RFC 1952)."""
-    engine = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    head = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-    tail = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
-    return head + engine.compress(data) + engine.flush() + tail
+    """`data` as one gzip stream without a time, the same by every Python.
+
+    The module gzip writes another head by each.
+    """
+    engine = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    return engine.compress(data) + engine.flush()
 
 
 def sha256_of(path: Path) -> str:

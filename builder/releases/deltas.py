@@ -13,8 +13,9 @@ import os
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,16 +32,23 @@ from builder.releases.ranges import (
     cut,
     in_slot,
     ordered,
+    outside,
     pairs,
     regions,
     shared,
 )
 from builder.releases.store import Store
+from builder.releases.streams import STEP, Found, PackAgain, streams
 from updater import delta as node
-from updater.formats import CHUNK, Blob, Delta, Manifest, Piece, SlotImage
+from updater.formats import CHUNK, Blob, Delta, Manifest, Piece, SlotImage, Stream, StreamPiece
+from updater.streams import Read
 
 PRESET = 6
 SHOWN = 5  # of the files that cost most
+
+
+# What packs by the programs of an old slot image.
+Prove = Callable[[memoryview], AbstractContextManager[PackAgain]]
 
 
 @dataclass(frozen=True)
@@ -66,11 +74,12 @@ def _mb(size: int) -> str:
 
 @dataclass(frozen=True)
 class Slots:
-    """An old slot image and a new one, in memory; and which files the new one has."""
+    """An old slot image and a new one, in memory; which files the new one has, and its streams."""
 
     old: memoryview
     new: memoryview
     known: Sequence[Region] = ()
+    streams: Sequence[Found] = ()
 
     def chunk(self, number: int) -> memoryview:
         """A chunk of the new one."""
@@ -97,26 +106,51 @@ def encoded(
     transferred: Transferred | None = None,
 ) -> tuple[Delta, Price]:
     """The same where it is known which ranges of the old slot predict the new one."""
+    for stream in slots.streams:
+        ranges = list(outside(ranges, stream.at, stream.at + stream.size))
     parts = cut(ranges, len(slots.new), CHUNK)
     packed, weights = [], []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        pieces = pool.map(partial(_piece, slots), range(len(parts)), parts)
-        for number, (piece, weight) in enumerate(pieces):
+        inside = [list(pool.map(*_pieces_of(stream))) for stream in slots.streams]
+        made = pool.map(partial(_piece, slots), range(len(parts)), parts)
+        for number, (piece, weight) in enumerate(made):
             # What comes out larger than the whole chunk is no help.
             packed.append(piece if len(piece) < image.chunks[number].size else b"")
             weights.append(weight)
             if transferred:
                 transferred(min((number + 1) * CHUNK, len(slots.new)), len(slots.new))
-    data = b"".join(packed) or b"\0"
+    data = b"".join([*packed, *itertools.chain(*inside)]) or b"\0"
     name = hashlib.sha256(data).hexdigest()
     with naming(blobs):
         write_atomically(blobs / name, data, 0o644)
-    ends = itertools.accumulate(len(piece) for piece in packed)
-    places = tuple(
-        Piece(end - len(piece), len(piece)) for end, piece in zip(ends, packed, strict=True)
-    )
-    delta = Delta(version, len(slots.old), Blob(name, len(data)), places)
+    places, offset = [], 0
+    for piece in packed:
+        places.append(Piece(offset, len(piece)))
+        offset += len(piece)
+    streams = []
+    for stream, pieces in zip(slots.streams, inside, strict=True):
+        found = []
+        for number, piece in enumerate(pieces):
+            left = len(stream.content) - number * STEP
+            found.append(StreamPiece(offset, len(piece), min(STEP, left)))
+            offset += len(piece)
+        streams.append(Stream(stream.at, stream.size, stream.packer, stream.source, tuple(found)))
+    blob = Blob(name, len(data))
+    delta = Delta(version, len(slots.old), blob, tuple(places), tuple(streams))
+    for stream, pieces in zip(slots.streams, inside, strict=True):
+        weights.append(Counter({stream.name: sum(map(len, pieces))}))
     return delta, _price(delta, image, weights)
+
+
+def _pieces_of(stream: Found) -> tuple[Callable[..., bytes], range, list[list[Range]]]:
+    """What makes each piece of a stream: a function, and what it is called with."""
+
+    def piece(number: int, ranges: Sequence[Range]) -> bytes:
+        at = number * STEP
+        return _packed(stream.content[at : at + STEP], at, ranges, stream.read)[0]
+
+    parts = cut(stream.ranges, len(stream.content), STEP)
+    return piece, range(len(parts)), parts
 
 
 def predicted(slots: Slots) -> list[Range]:
@@ -143,11 +177,15 @@ def predicted(slots: Slots) -> list[Range]:
 
 def _piece(slots: Slots, number: int, ranges: Sequence[Range]) -> tuple[bytes, Counter[str]]:
     """A chunk as a piece; and by file how many bytes of it are not as predicted."""
-    at, data = number * CHUNK, bytes(slots.chunk(number))
-    prediction = bytearray(len(data))
-    for new, old, size in ranges:
-        prediction[new : new + size] = slots.old[old : old + size]
-    residual = subtracted(data, bytes(prediction))
+    at, chunk = number * CHUNK, bytearray(slots.chunk(number))
+    for stream in slots.streams:
+        begin, end = max(at, stream.at), min(at + len(chunk), stream.at + stream.size)
+        if begin < end:
+            chunk[begin - at : end - at] = bytes(end - begin)
+    data = bytes(chunk)
+    packed, residual = _packed(
+        data, at, ranges, lambda offset, size: bytes(slots.old[offset : offset + size])
+    )
     weight: Counter[str] = Counter()
     for region in slots.known:
         for offset, size in region.extents:
@@ -155,12 +193,18 @@ def _piece(slots: Slots, number: int, ranges: Sequence[Range]) -> tuple[bytes, C
                 low, high = max(offset - at, 0), min(offset + size - at, len(data))
                 if odd := high - low - residual.count(0, low, high):
                     weight[region.name] += odd
-    packed = pack(ranges, at, residual)
-    made = node.made(
-        packed, at, len(data), lambda offset, size: bytes(slots.old[offset : offset + size])
-    )
-    assert made == data, f"the node makes another chunk {number}"
     return packed, weight
+
+
+def _packed(data: bytes, at: int, ranges: Sequence[Range], read: Read) -> tuple[bytes, bytes]:
+    """The piece that makes `data`, which lies at `at`, and its residual."""
+    prediction = bytearray(len(data))
+    for new, old, size in ranges:
+        prediction[new : new + size] = read(old, size)
+    residual = subtracted(data, bytes(prediction))
+    packed = pack(ranges, at, residual)
+    assert node.made(packed, at, len(data), read) == data, f"nodes make others of the bytes at {at}"
+    return packed, residual
 
 
 def pack(ranges: Sequence[Range], at: int, residual: bytes) -> bytes:
@@ -201,8 +245,9 @@ def subtracted(data: bytes, prediction: bytes) -> bytes:
 
 def _price(delta: Delta, image: SlotImage, weights: Sequence[Counter[str]]) -> Price:
     total, shares = 0, Counter[str]()
-    for piece, chunk, weight in zip(delta.pieces, image.chunks, weights, strict=True):
-        size = piece.size or chunk.size
+    sizes = [p.size or c.size for p, c in zip(delta.pieces, image.chunks, strict=True)]
+    sizes += [sum(piece.size for piece in stream.pieces) for stream in delta.streams]
+    for size, weight in zip(sizes, weights, strict=True):
         total += size
         odd = sum(weight.values())
         for name, count in weight.items():
@@ -220,14 +265,25 @@ def slot_of(store: Store, manifest: Manifest) -> memoryview:
 
 
 def make_deltas(
-    store: Store, olders: Sequence[Manifest], slot: Path, image: SlotImage, progress: Progress
+    store: Store,
+    olders: Sequence[Manifest],
+    slot: Path,
+    image: SlotImage,
+    prove: Prove,
+    progress: Progress,
 ) -> tuple[SlotImage, list[Price]]:
-    """`image` with deltas from older releases, whose blobs are written; and what each costs."""
+    """`image` with deltas from older releases, whose blobs are written; and what each costs.
+
+    `prove` packs by the programs of an old slot.
+    """
     prices, found = [], []
     new = memoryview(slot.read_bytes())
     for older in olders:
         with progress.transfer(f"delta from {older.version}") as transferred:
-            slots = Slots(slot_of(store, older), new, regions(new))
+            old = slot_of(store, older)
+            with prove(old) as pack_again:
+                found_streams = streams(old, new, pack_again)
+            slots = Slots(old, new, regions(new), found_streams)
             delta, price = make_delta(slots, older, image, store.blobs, transferred)
         found.append(delta)
         prices.append(price)

@@ -21,7 +21,7 @@ from builder.core.progress import Progress
 from builder.disk.table import read_table
 from builder.releases.changes import changes, versions
 from builder.releases.chunks import write_slot, write_xz
-from builder.releases.deltas import Price, make_deltas
+from builder.releases.deltas import Price, Prove, make_deltas
 from builder.releases.keys import PUBLIC_KEYS, Sign
 from builder.releases.publish import SITE, channel_names, current_channel
 from builder.releases.sbom import installed, sbom
@@ -96,7 +96,7 @@ def require_lock(config: Config, sample: bool) -> None:
 
 
 def make_release(
-    config: Config, store: Store, sign: Sign, progress: Progress
+    config: Config, store: Store, sign: Sign, prove: Prove, progress: Progress
 ) -> tuple[Manifest, list[str]]:
     """Put what `build/` holds into the store, signed; the manifest, and what changed."""
     slot = (BUILD / "slot.img").resolve()
@@ -104,7 +104,7 @@ def make_release(
     level = config.publish.level
     with progress.transfer("packing the slot image") as transferred:
         image = write_slot(slot, store.blobs, level, transferred)
-    image, prices = make_deltas(store, olders(config, store), slot, image, progress)
+    image, prices = make_deltas(store, olders(config, store), slot, image, prove, progress)
     require_budget(config, prices)
     with disk.open("rb") as file:
         table = read_table(file)

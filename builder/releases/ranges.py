@@ -94,13 +94,13 @@ def pairs(
 
     Those named in `left_out` are compared by content alone: what is compressed resembles nothing.
     """
-    before = [(region, _digest(region, old)) for region in regions(old)]
+    before = [(region, digest(region, old)) for region in regions(old)]
     by_content = {digest: region for region, digest in reversed(before)}
     by_path = {_plain(region.name): region for region, _ in reversed(before)}
     by_name = {region.name.rpartition("/")[2]: region for region, _ in reversed(before)}
     found = []
     for region in regions(new):
-        if same := by_content.get(_digest(region, new)):
+        if same := by_content.get(digest(region, new)):
             found.append((same, region, True))
             continue
         if region.name in left_out:
@@ -115,7 +115,8 @@ def _plain(name: str) -> str:
     return _KERNEL.sub(r"\1KERNEL", name)
 
 
-def _digest(region: Region, image: memoryview) -> str:
+def digest(region: Region, image: memoryview) -> str:
+    """The SHA-256 of its content."""
     return hashlib.sha256(region.content(image)).hexdigest()
 
 
@@ -190,6 +191,16 @@ def ordered(ranges: Iterable[Range]) -> list[Range]:
             found.append(here)
         end = here.new + here.size
     return found
+
+
+def outside(ranges: Iterable[Range], begin: int, end: int) -> Iterator[Range]:
+    """What of the ranges predicts nothing from `begin` to `end`."""
+    for item in ranges:
+        if before := max(0, min(item.size, begin - item.new)):
+            yield item._replace(size=before)
+        behind = item.without(end - item.new)
+        if behind.size > 0:
+            yield behind
 
 
 def cut(ranges: Iterable[Range], size: int, step: int) -> list[list[Range]]:

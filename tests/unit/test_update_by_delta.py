@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from builder.releases.chunks import write_slot
 from builder.releases.deltas import Slots, encoded
 from builder.releases.ranges import Range
+from builder.releases.streams import Found
 from tests.esp import esp
 from tests.publisher import FileNode, Publisher, served, slot_bytes
 from updater.contract import TRIAL
 from updater.formats import CHUNK, Manifest, Piece
+from updater.streams import PACKERS
 from updater.update import ATTEMPTS
 
 OLD = slot_bytes("old a", 5 * CHUNK + 4096)
@@ -222,3 +225,138 @@ def test_a_delta_that_makes_no_sense_is_none(node: FileNode, publisher: Publishe
         publisher.release(version, data=NEW, slot=slot)
         (read,) = node.updater(str(publisher.store.folder)).manifest(version).slot.deltas
         assert read == delta
+
+
+# --- streams ---
+
+INSIDE = random.Random("files").randbytes(3_000_000)
+KERNEL_OLD = random.Random("functions").randbytes(2_700_000)
+KERNEL_NEW = KERNEL_OLD[:5000] + b"a patch" + KERNEL_OLD[5000:]
+HEAD = b"head" * 24
+
+
+def packed_by(packer: str, content: bytes) -> bytes:
+    return b"".join(PACKERS[packer]([content]))
+
+
+@pytest.fixture
+def with_streams(node: FileNode, publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> Manifest:
+    """A release with a kernel and an initramfs in it, as real ones have; both are compressed."""
+    monkeypatch.setattr("updater.streams.BUSYBOX", ("gzip", "-9", "-n", "-c"))
+    small, old_kernel = packed_by("zlib-4", INSIDE), packed_by("gzip-9", KERNEL_OLD)
+    kernel = packed_by("gzip-9", KERNEL_NEW)
+    old = (HEAD + old_kernel).ljust(2 * CHUNK, b"\0") + INSIDE[:CHUNK]
+    new = HEAD + small + kernel
+    late = -(-len(new) // CHUNK) * CHUNK
+    new = new.ljust(late, b"\0") + INSIDE[CHUNK:]
+    assert late >= CHUNK
+    node.slots["a"].write_bytes(old)
+    node.slots["b"].write_bytes(b"\5" * (len(new) + CHUNK))
+    ranges = [Range(0, 0, 5000), Range(5007, 5000, len(KERNEL_OLD) - 5000)]
+    both = old + new
+    streams = [
+        Found(
+            "initramfs", len(HEAD), len(small), "zlib-4", INSIDE,
+            [
+                Range(0, 2 * CHUNK, CHUNK),
+                Range(CHUNK, len(old) + late, len(INSIDE) - CHUNK),
+            ],
+            lambda at, size: both[at : at + size],
+        ),
+        Found(
+            "kernel", len(HEAD) + len(small), len(kernel), "gzip-9", KERNEL_NEW, ranges,
+            lambda at, size: KERNEL_OLD[at : at + size],
+            (Piece(len(HEAD), len(old_kernel)),),
+        ),
+    ]  # fmt: skip
+    file = publisher.store.folder.parent / "image"
+    file.write_bytes(new)
+    image = write_slot(file, publisher.store.blobs, level=0)
+    slots = Slots(memoryview(old), memoryview(new), (), streams)
+    delta, _ = encoded(slots, [Range(0, 0, len(HEAD))], "1.0.0", image, publisher.store.blobs)
+    manifest = publisher.release("1.1.0", data=new, slot=replace(image, deltas=(delta,)))
+    publisher.point("1.1.0")
+    return manifest
+
+
+def test_streams_are_packed_again(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    with served(publisher.store.folder) as (url, requests):
+        size, note = fetched(node, url, with_streams)
+    assert node.holds("b", with_streams, publisher) and not note
+    delta = with_streams.slot.deltas[0]
+    wanted = f"/blobs/{delta.blob.sha256}"
+    assert {path for path in requests if "/blobs/" in path} == {wanted}
+    inside = sum(piece.size for stream in delta.streams for piece in stream.pieces)
+    assert inside < 1000 and size <= delta.blob.size, "what the new slot has beside it is enough"
+    assert sum(stream.size for stream in delta.streams) > 2 * CHUNK
+
+
+@pytest.mark.parametrize("packer", ["missing", "other"])
+def test_a_packer_that_makes_other_bytes_costs_what_it_packs(
+    node: FileNode, publisher: Publisher, with_streams: Manifest,
+    monkeypatch: pytest.MonkeyPatch, packer: str,
+) -> None:  # fmt: skip
+    other = {"missing": ("/nowhere",), "other": ("gzip", "-1", "-n", "-c")}[packer]
+    monkeypatch.setattr("updater.streams.BUSYBOX", other)
+    _, note = fetched(node, str(publisher.store.folder), with_streams)
+    assert node.holds("b", with_streams, publisher) and note
+
+
+def test_a_packer_of_the_future_is_none(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    delta = with_streams.slot.deltas[0]
+    streams = tuple(replace(stream, packer="zstd-99") for stream in delta.streams)
+    slot = replace(with_streams.slot, deltas=(replace(delta, streams=streams),))
+    data = (publisher.store.folder.parent / "1.1.0.img").read_bytes()
+    manifest = publisher.release("1.1.1", data=data, slot=slot)
+    _, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher) and "no packer zstd-99" in note
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 4])
+def test_an_update_that_was_cut_off_in_a_stream_is_resumed(
+    node: FileNode, publisher: Publisher, with_streams: Manifest, done: int
+) -> None:
+    updater = node.updater(str(publisher.store.folder))
+
+    def stop(count: int, total: int, size: int) -> None:
+        if count == done:
+            raise RuntimeError("the plug was pulled")
+
+    updater._progress = stop
+    with pytest.raises(RuntimeError, match="the plug"):
+        updater.install(with_streams)
+    _, note = fetched(node, str(publisher.store.folder), with_streams)
+    assert node.holds("b", with_streams, publisher) and not note
+
+
+def test_a_line_that_breaks_in_a_stream_is_asked_again(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    broken: list[str] = []
+
+    def cut(request: Any) -> bool:
+        if "/blobs/" not in request.path or len(broken) >= 12:
+            return False
+        broken.append(request.headers["Range"])
+        if len(broken) % 2:
+            return False
+        request.close_connection = True
+        return True
+
+    with served(publisher.store.folder, cut) as (url, _):
+        _, note = fetched(node, url, with_streams)
+    assert node.holds("b", with_streams, publisher) and not note and len(broken) == 12
+
+
+def test_damage_in_the_old_kernel_costs_the_new_one(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    data = bytearray(node.slots["a"].read_bytes())
+    data[len(HEAD) + 20_000] ^= 0xFF
+    node.slots["a"].write_bytes(data)
+    _, note = fetched(node, str(publisher.store.folder), with_streams)
+    assert node.holds("b", with_streams, publisher) and note
