@@ -30,6 +30,7 @@ class Outcome(NamedTuple):
 
 @task(
     positional=["what"],
+    auto_shortflags=False,  # -h is for help
     help={
         "what": "build: all kinds; boot: until the login; ram: memory used then; update: an "
         "update; all: one after the other",
@@ -51,7 +52,7 @@ def bench(c: Context, what: str, times: str = "3", html: str = "", json: bool = 
         raise UserError(f'there is no benchmark "{what}"', f"there are: {', '.join(kinds)}, all")
     count = whole_number("times", times, 1, 99)
     if html:
-        write_atomically(Path(html), b"")  # if it can't be, that is better known before
+        Path(html).open("ab").close()  # if it can't be written, that is better known before
     chosen = kinds if what == "all" else {what: kinds[what]}
     found = {name: measure(c, count) for name, (_, measure) in chosen.items()}
     if html:

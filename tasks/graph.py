@@ -35,6 +35,8 @@ def graph(c: Context, format: str = "", json: bool = False) -> None:
     formats = {"dot": pictures.dot, "mermaid": pictures.mermaid, "svg": pictures.svg}
     if format and format not in formats:
         raise UserError(f'--format: there is no "{format}"', f"there are: {', '.join(formats)}")
+    if format and json:
+        raise UserError("--format and --json are two answers", "give one of them")
     found = reports()
     if format:
         print(formats[format](found), end="")

@@ -13,7 +13,7 @@ from builder.core.options import whole_number
 from builder.core.output import say, show_json
 from builder.core.progress import Progress, human_size
 
-UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node will report errors"
+UNVERIFIED = "if nodes can't fetch it, each of them will report errors"
 
 
 @task(
@@ -24,7 +24,7 @@ UNVERIFIED = "nobody has looked whether nodes can take it: if not, each node wil
         "days": "how long the channel is valid (default: days in [publish])",
         "new": "make a channel that doesn't exist yet",
         "downgrade": "order nodes to install it even if they run a newer one",
-        "unverified": f"don't fetch it from the public URL first: {UNVERIFIED}",
+        "unverified": f"don't check first that nodes can fetch it: {UNVERIFIED}",
         "key": "the private key that signs the channel, if you have several",
         "json": "print the channel as JSON",
     }

@@ -315,8 +315,10 @@ def settings(root: Path) -> Answer:
     """What this node goes by."""
     from updater.settings import read_settings
 
-    given = read_settings(root)[0]._asdict()
-    return Answer(given, tuple(f"{name} = {json.dumps(value)}" for name, value in given.items()))
+    found, wrong = read_settings(root)
+    given = found._asdict()
+    lines = [f"{name} = {json.dumps(value)}" for name, value in given.items()]
+    return Answer(given, (*lines, *(f"warning: {text}" for text in wrong)))
 
 
 def resolve(root: Path) -> Answer:

@@ -4,12 +4,12 @@ This is the one list: image.toml (`builder/core/config.py`), the node's `setting
 the shell reads follow from it.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from updater.contract import ETC_SETTINGS, RUN_NODE, RUN_SETTINGS
+from updater.errors import UpdateError
 from updater.reading import read_file, read_object
 
 # The least and the most of each number.
@@ -68,7 +68,10 @@ def read_settings(root: Path) -> tuple[Settings, list[str]]:
 
     Its own count as far as they make sense: a slip there must not end all updates.
     """
-    values, wrong = json.loads((root / ETC_SETTINGS).read_text()), []
+    try:
+        values, wrong = read_object((root / ETC_SETTINGS).read_bytes()), list[str]()
+    except ValueError as error:
+        raise UpdateError(f"{root / ETC_SETTINGS} of the image is damaged: {error}") from None
     name = "settings.json"
     try:
         own = read_object(read_file(root / RUN_NODE / name, TEXT_MAX * 40))

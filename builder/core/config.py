@@ -51,10 +51,16 @@ DEFAULTS = Settings()
 
 
 def _setting(name: str) -> Any:
-    """A key that nodes have as a setting, too: a text, or a whole number."""
+    """A key that nodes have as a setting, too: a text, a whole number, or true and false."""
     default = getattr(DEFAULTS, name)
+    if isinstance(default, bool):
+        return default
     if name in LIMITS:
         return _whole(default, *LIMITS[name])
+    if name not in PATTERNS or name not in WANTED:
+        raise TypeError(
+            f"updater/settings.py: {name} has no line in PATTERNS and WANTED, or LIMITS"
+        )
     return _text(default, PATTERNS[name], WANTED[name])
 
 
@@ -198,10 +204,10 @@ class Update:
     rate: int = _setting("rate")
     interval_s: int = _setting("interval_s")
     window: str = _setting("window")
-    network: bool = DEFAULTS.network
+    network: bool = _setting("network")
     deadline_s: int = _setting("deadline_s")
     boot_s: int = _setting("boot_s")
-    site: bool = DEFAULTS.site
+    site: bool = _setting("site")
     stick: str = _setting("stick")
     proxy: str = _text(
         "", rf"(http://([^/@\s]+@)?{_HOST})?", "a URL like http://proxy:3128, or nothing"

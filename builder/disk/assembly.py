@@ -17,12 +17,6 @@ BLOCK = 1 << 20
 HEAD, TAIL, END = "frame.head", "frame.tail", "frame.end"
 
 
-def note_size(folder: Path, _inputs: Mapping[str, Path]) -> None:
-    """Write how many bytes the squashfs in `folder` has beside it, as NAME.size."""
-    (path,) = folder.glob("*.squashfs")
-    path.with_suffix(".size").write_text(f"{path.stat().st_size}\n")
-
-
 def join_parts(folder: Path, inputs: Mapping[str, Path]) -> None:
     """Make `slot.img` of its three parts.
 

@@ -79,11 +79,12 @@ mke2fs -q -F -t ext4 -O metadata_csum_seed -b 4096 -J size=8 -L "$DATA_LABEL" -U
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((files / 8))
 
+tail=$((SLOT_B_FIRST + SLOT_B_SECTORS)) # what is behind both slots begins here
 # dd's figures are of no use, its errors are: a full disk.
 {
 	dd if="$disk" of=out/frame.head bs=1M count=$((SLOT_A_FIRST / 2048)) &&
-		dd if="$disk" of=out/frame.tail bs=1M skip=$((NODE_FIRST / 2048)) \
-			count=$(((DATA_FIRST + files - NODE_FIRST) / 2048)) &&
+		dd if="$disk" of=out/frame.tail bs=1M skip=$((tail / 2048)) \
+			count=$(((DATA_FIRST + files - tail) / 2048)) &&
 		dd if="$disk" of=out/frame.end bs=1M skip=$((SIZE_MIB - 1))
 } 2>/tmp/said || {
 	cat /tmp/said >&2

@@ -18,6 +18,7 @@ from updater.contract import (
     PARTITION_NODE,
     PARTITION_SLOT_A,
     PARTITION_SLOT_B,
+    PARTITIONS,
 )
 
 TEMPLATE = PROJECT / "grub.cfg.in"
@@ -104,8 +105,8 @@ def layout(config: Config) -> Layout:
         yield Partition(
             "bios", BIOS_FIRST_SECTOR, first - BIOS_FIRST_SECTOR, derived_guid(config, "bios")
         )
-        for name, size_mib in sizes.items():
-            sectors = size_mib * SECTORS_PER_MIB
+        for name in PARTITIONS[1:]:
+            sectors = sizes[name] * SECTORS_PER_MIB
             yield Partition(name, first, sectors, derived_guid(config, name))
             first += sectors
 

@@ -120,7 +120,7 @@ def require_channel(target: Target, name: str, asked: str, new: bool) -> None:
     )
     if not confirmed(f"{found}\nMake a new channel {name}?"):
         guess = f"did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(found, f"{guess}To make a new one: --new")
+        raise UserError(found, f"{guess}to make a new one: --new")
 
 
 def channel_names(target: Target) -> list[str]:

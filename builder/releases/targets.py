@@ -133,5 +133,7 @@ def target_of(config: Config, to: str) -> Target:
     if to:
         return open_target(to)
     if not config.publish.to:
-        raise UserError("where to? Set to in [publish] of image.toml, or give --to FOLDER")
+        raise UserError(
+            "where to publish is not set", "set to in [publish] of image.toml, or give --to"
+        )
     return open_target(config.publish.to, PROJECT)

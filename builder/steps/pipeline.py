@@ -20,8 +20,9 @@ from builder.alpine.worlds import INITRAMFS, SYSTEM, node_world
 from builder.core import contract
 from builder.core.config import Config
 from builder.core.paths import PROJECT
-from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts, note_size
+from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts
 from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
+from builder.disk.size import note_size
 from builder.steps.overlay import OVERLAY, read_modes, script_lines
 from builder.steps.step import Content, Input, Known, Result, Step
 from updater.contract import PARTITION_DATA, PARTITION_ESP, PARTITIONS

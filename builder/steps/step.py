@@ -158,7 +158,8 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
         for entry, item in step.all_inputs.items():
             parts[entry] = _digest(item, before)
         if step.finish:
-            parts[f"{step.finish.__name__}()"] = code_digest(step.finish.__module__)
+            parts["finish"] = f"{step.finish.__module__}.{step.finish.__name__}"
+            parts |= code_digests(step.finish.__module__)
         text = json.dumps([name, parts], sort_keys=True)
         key = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         done[name] = Keyed(step, key, before, parts)
@@ -166,8 +167,8 @@ def keyed(steps: Mapping[str, Step], order: list[str], container_digest: str) ->
 
 
 @cache
-def code_digest(module: str, project: Path = PROJECT) -> str:
-    """The hash of a module, and of all of the project that it imports, and so on.
+def code_digests(module: str, project: Path = PROJECT) -> dict[str, str]:
+    """The hashes of a module's file, and of all of the project that it imports, and so on.
 
     Read from the text, as a module that a function imports counts too, and is not loaded yet.
     """
@@ -177,14 +178,14 @@ def code_digest(module: str, project: Path = PROJECT) -> str:
         name = queue.pop()
         path = project / name.replace(".", "/")
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if name in found or not path.is_file():  # what is imported of a module is no module
+        file = path.relative_to(project).as_posix()
+        if file in found or not path.is_file():  # what is imported of a module is no module
             continue
         text = path.read_text()
-        found[name] = hashlib.sha256(text.encode()).hexdigest()
+        found[file] = hashlib.sha256(text.encode()).hexdigest()
         for origin, names in IMPORT.findall(text):
             queue += [origin, *(f"{origin}.{name}" for name in re.findall(r"\w+", names))]
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return found
 
 
 def _digest(item: Input, before: Mapping[str, str]) -> str:

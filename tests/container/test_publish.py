@@ -259,7 +259,7 @@ def test_a_mistyped_channel_makes_no_new_one(project: Project) -> None:
     ):
         output = refused(project, *words)
         assert "has no channel stabel; it has: " in output
-        assert "did you mean stable? To make a new one: --new" in output
+        assert "did you mean stable? to make a new one: --new" in output
     assert sorted(path.name for path in (project.www / "channels").iterdir()) == before
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
+import tomli
 
 from builder.core.config import AUTO, SECTIONS
 from builder.core.paths import CONFIG_FILE, PROJECT, VARIABLES
@@ -55,7 +56,7 @@ def shown(value: Any) -> str:
 
 def rows() -> Iterator[str]:
     """The rows of the page, each with its section's heading before the first."""
-    told = meanings()
+    told, shipped = meanings(), tomli.loads(CONFIG_FILE.read_text())
     for section, cls in SECTIONS.items():
         yield f"## [{section}]"
         for key, kind in typing.get_type_hints(cls).items():
@@ -66,7 +67,9 @@ def rows() -> Iterator[str]:
             value = (
                 '"auto"' if kind is int and default == AUTO and rule["least"] else shown(default)
             )
-            cells = (f"`{key}`", allowed(kind, rule, default), f"`{value}`", told[section, key])
+            given = shown(shipped.get(section, {}).get(key, default))
+            values = f"`{value}`" if given == value else f"`{value}`; as shipped: `{given}`"
+            cells = (f"`{key}`", allowed(kind, rule, default), values, told[section, key])
             yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 

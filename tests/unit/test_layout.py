@@ -6,6 +6,7 @@ import pytest
 
 from builder.core.config import AUTO, GIB, MIB, Alpine, Config, Disk
 from builder.disk.layout import layout, sized, slot_mib_for
+from updater.contract import PARTITIONS
 
 
 @pytest.mark.parametrize(
@@ -37,5 +38,10 @@ def test_partitions_follow_each_other() -> None:
     disk = layout(sized(Config(), {"virt": 512}))
     ends = [partition.first + partition.sectors for partition in disk.partitions]
     assert [partition.first for partition in disk.partitions[1:]] == ends[:-1]
+    names = [partition.name for partition in disk.partitions[1:]]
+    assert names == list(PARTITIONS[1:]), "GRUB counts on their numbers"
+    at = names.index("slot-a")
+    assert names[at + 1] == "slot-b", "both are written together: builder/disk/assembly.py"
+    assert names[-1] == "data", "it grows"
     assert disk["slot-a"].sectors == disk["slot-b"].sectors == 512 * MIB // 512
     assert disk.size_mib * MIB == (ends[-1] + 2048) * 512

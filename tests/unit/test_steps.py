@@ -245,7 +245,7 @@ def test_the_code_of_a_step_is_all_of_the_project_that_it_imports(
     with (tmp_path / "after/builder" / file).open("a") as source:
         source.write("# changed\n")
     before, after = (
-        step.code_digest("builder.alpine.chroot", tmp_path / name) for name in ("before", "after")
+        step.code_digests("builder.alpine.chroot", tmp_path / name) for name in ("before", "after")
     )
     assert (before != after) is belongs
 
@@ -258,7 +258,7 @@ def test_what_a_function_imports_is_code_of_its_step(tmp_path: Path) -> None:
     )
     (folder / "two.py").write_text("from builder import three\n")
     (folder / "three.py").write_text("import json\n")
-    first = step.code_digest("builder.one", tmp_path)
+    first = step.code_digests("builder.one", tmp_path)
     (folder / "three.py").write_text("import re\n")
-    step.code_digest.cache_clear()
-    assert step.code_digest("builder.one", tmp_path) != first
+    step.code_digests.cache_clear()
+    assert step.code_digests("builder.one", tmp_path) != first
