@@ -21,6 +21,7 @@ pytestmark = pytest.mark.vm(minutes=6)
 
 UPDATE_TIMEOUT_S = 900
 HALF = 80 << 20
+DELTA_MAX = 9_500_000  # bytes from one kernel to the next
 
 
 def place_of(disk: Path, name: str) -> Place:
@@ -76,6 +77,7 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
             machine.power_cut()
             assert sum(published.fetched(before)) < published.packed("1.1.0") / 2, "it went on"
             assert holds(machine.disk, "b", image)
+            assert sum(published.fetched()) < DELTA_MAX, "a new kernel by delta, in two goes"
         with machine.stage("a trial without its server"):
             published.server.stop()
             machine.start()
