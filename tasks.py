@@ -55,6 +55,7 @@ GROUPS = {
         "release",
         "release.verify",
         "release.diff",
+        "release.plan",
         "upload",
         "channel.show",
         "channel.promote",

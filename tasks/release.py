@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -17,7 +18,10 @@ from builder.core.errors import UserError
 from builder.core.output import say, show_json
 from builder.core.paths import BUILD
 from builder.core.progress import Progress, human_size
-from builder.steps.plan import build, plan_for
+from builder.steps.plan import Plan, build, plan_for
+
+if TYPE_CHECKING:
+    from builder.releases.deltas import Prove
 
 FILES_SHOWN = 40
 
@@ -35,7 +39,6 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     """Build the tree of a git tag, and store it as a signed release."""
     from builder.releases.keys import signer
     from builder.releases.make import config_of_tag, make_release, require_lock, store_of
-    from builder.releases.proof import programs_of
 
     config = config_of_tag(load_config(), tag)
     store = store_of(config)
@@ -51,8 +54,7 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     build(c, "image", config)
     config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
     with Progress() as progress:
-        plan = plan_for(config, ["chroot"], progress)
-        prove = partial(programs_of, plan.engine, plan.root)
+        prove = _programs(plan_for(config, ["chroot"], progress))
         manifest, news = make_release(config, store, sign, prove, progress)
     if json:
         show_json(asdict(manifest))
@@ -64,6 +66,13 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
         f"release {manifest.version}: a node fetches {size} at most; "
         f"try it: ./inv release.test {manifest.version}; publish it: ./inv upload --channel NAME"
     )
+
+
+def _programs(plan: Plan) -> Prove:
+    """What packs by the programs of older releases, in the engine of the plan."""
+    from builder.releases.proof import programs_of
+
+    return partial(programs_of, plan.engine, plan.root)
 
 
 @task(help={"version": "the release, such as 1.2.3", "json": "print its manifest as JSON"})
@@ -148,4 +157,27 @@ def diff(c: Context, before: str, after: str, json: bool = False) -> None:
         print(f"  and {len(files) - FILES_SHOWN} more files: --json has all")
 
 
-namespace = Collection(make, verify, test, diff)
+@task(help={"json": "print the prices as JSON"})
+def plan(c: Context, json: bool = False) -> None:
+    """Show what nodes of each release would fetch if this tree were released, and why."""
+    from builder.releases.make import planned, require_budget, store_of
+
+    config = load_config()
+    store = store_of(config)
+    if not store.versions():
+        raise UserError(
+            f"{store.folder} has no release yet", "make one: ./inv release --tag v1.0.0"
+        )
+    build(c, "slot", config)
+    with Progress() as progress:
+        steps = plan_for(config, ["chroot"], progress)
+        prices = planned(steps.config, store, _programs(steps), progress)
+    if json:
+        show_json([asdict(price) for price in prices])
+        return
+    for price in prices:
+        print(price)
+    require_budget(config, prices)
+
+
+namespace = Collection(make, verify, test, diff, plan)

@@ -104,7 +104,8 @@ def make_release(
     level = config.publish.level
     with progress.transfer("packing the slot image") as transferred:
         image = write_slot(slot, store.blobs, level, transferred)
-    image, prices = make_deltas(store, olders(config, store), slot, image, prove, progress)
+    before = olders(config, store, config.os.version)
+    image, prices = make_deltas(store, before, slot, image, prove, progress)
     require_budget(config, prices)
     with disk.open("rb") as file:
         table = read_table(file)
@@ -136,20 +137,34 @@ def make_release(
     return manifest, news + [str(price) for price in prices]
 
 
-def olders(config: Config, store: Store) -> list[Manifest]:
+def planned(config: Config, store: Store, prove: Prove, progress: Progress) -> list[Price]:
+    """What nodes of each release would fetch if `build/slot.img` were released next."""
+    slot = (BUILD / "slot.img").resolve()
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="plan-") as name:
+        scratch = Store(Path(name))
+        with progress.transfer("packing the slot image") as transferred:
+            image = write_slot(slot, scratch.blobs, config.publish.level, transferred)
+        before = olders(config, store)
+        for manifest in before:
+            blob = manifest.slot.blob.sha256
+            (scratch.blobs / blob).symlink_to((store.blobs / blob).resolve())
+        return make_deltas(scratch, before, slot, image, prove, progress)[1]
+
+
+def olders(config: Config, store: Store, version: str = "") -> list[Manifest]:
     """The releases from which nodes get deltas, the newest first: the last, and those of channels.
 
-    Of those that the image still trusts.
+    Older than `version`, if one is given, and by keys that the image still trusts.
     """
     keys = trusted_keys()
     found: list[Manifest] = []
     served = _of_channels(config, keys) if config.publish.deltas else set()
-    for version in reversed(store.versions()):
-        if version_key(version) >= version_key(config.os.version):
+    for older in reversed(store.versions()):
+        if version and version_key(older) >= version_key(version):
             continue
-        if len(found) < config.publish.deltas or version in served:
+        if len(found) < config.publish.deltas or older in served:
             with suppress(UserError):
-                found.append(store.manifest(version, keys))
+                found.append(store.manifest(older, keys))
     return found
 
 

@@ -95,6 +95,27 @@ def test_a_release_is_the_tree_of_its_tag(project: Project) -> None:
     assert "changes that no commit holds" in output and "?? changed" in output
 
 
+def test_the_price_is_known_before_it_is_paid(project: Project, published: Published) -> None:
+    """Of this tree: the last release but for one file, in which nodes fetch little else."""
+    motd = project.root / "rootfs/overlay/etc/motd"
+    before = motd.read_text()
+    motd.write_text(f"{before}a word of today\n")
+    try:
+        done = project.run("release.plan", "--json")
+        prices = {price["version"]: price for price in json.loads(done.stdout)}
+        refusal = refused(project, "release.plan", BELAY_PUBLISH_BUDGET_MB="1")
+    finally:
+        motd.write_text(before)
+    assert list(prices) == ["1.1.0", "1.0.0"], "the newest first"
+    assert prices["1.1.0"]["size"] < 8_000 < prices["1.0.0"]["size"] < 9_500_000
+    assert "root/etc/motd" in dict(prices["1.1.0"]["files"])
+    assert re.search(
+        r"from 1\.0\.0: 8\.\d MB to fetch .*; largest: boot/vmlinuz .*: more than ", refusal
+    )
+    assert "leave out what costs most, or raise budget_mb" in refusal
+    assert len(list(project.store.glob("releases/*"))) == 2, "nothing was released"
+
+
 def test_a_release_never_changes(project: Project) -> None:
     project.git("tag", "-f", "v1.1.0")
     assert "release 1.1.0 exists already" in refused(project, "release", "--tag", "v1.1.0")
