@@ -123,3 +123,34 @@ def test_any_bytes_make_a_chunk_or_nothing(raw: bytes) -> None:
         except Mismatch:
             continue
         assert len(chunk) == 100
+
+
+def stored(raw: bytes) -> bytes:
+    """Raw LZMA2 that holds `raw`, up to 64 KiB, as it is: quicker than an encoder."""
+    return b"\1" + struct.pack(">H", len(raw) - 1) + raw + b"\0"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fuzzed_pieces_make_the_signed_bytes_or_none(seed: int) -> None:
+    """50,000 with numbers and bytes that somebody changed, packed and as they come."""
+    dice = random.Random(seed)
+    head = struct.pack("<I3I3I3q", 3, 0, 5, 9, 20, 30, 10, 0, 700, -300)
+    good = head + bytes(40) + dice.randbytes(20)
+    wanted = made(stored(good), 1000, 100, read)
+    odd = (0, 1, 3, 0x7F, 0x80, 0xFF)
+    others = 0
+    for number in range(50_000):
+        raw = bytearray(good if number % 2 else stored(good))
+        for _ in range(dice.randrange(1, 4)):
+            at = dice.randrange(len(raw))
+            raw[at] = dice.choice(odd) if dice.random() < 0.7 else dice.randrange(256)
+        if dice.random() < 0.1:
+            del raw[dice.randrange(1, len(raw)) :]
+        piece = stored(bytes(raw)) if number % 2 else bytes(raw)
+        try:
+            chunk = made(piece, 1000, 100, read)
+        except Mismatch:
+            continue
+        assert len(chunk) == 100
+        others += chunk != wanted  # such a chunk has another hash, and is not written
+    assert others > 1000, "not all is refused by its form"
