@@ -17,6 +17,7 @@ SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 # The packages that bring each: on Debian and Ubuntu, and on Alpine.
 PACKAGES = {
     "bwrap": ("bubblewrap", "bubblewrap"),
+    "casync": ("casync", "casync"),
     "curl": ("curl", "curl"),
     "dot": ("graphviz", "graphviz"),
     "minisign": ("minisign", "minisign"),
@@ -27,8 +28,11 @@ PACKAGES = {
     "ssh": ("openssh-client", "openssh-client"),
     "ssh-keygen": ("openssh-client", "openssh-client"),
     "sshd": ("openssh-server", "openssh-server"),
+    "xdelta3": ("xdelta3", "xdelta3"),
     "xorriso": ("xorriso", "xorriso"),
     "xz": ("xz-utils", "xz"),
+    "zck": ("zchunk", "zchunk"),
+    "zstd": ("zstd", "zstd"),
 }
 APT_INSTALL = "apt-get install -y --no-install-recommends"
 TESTS_USE = ("dot", "minisign", "nginx", "qemu-system-x86_64", "ssh", "ssh-keygen", "sshd")

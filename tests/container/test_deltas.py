@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from builder.core.progress import Progress
 from builder.disk.squashfs import Squashfs
 from builder.releases.chunks import write_slot
-from builder.releases.deltas import Slots, make_delta
+from builder.releases.deltas import Slots, make_delta, make_deltas
 from builder.releases.ranges import pairs, regions
+from builder.releases.store import Store
 from tests.conftest import InContainer
 from updater import delta as node
 from updater.formats import CHUNK, Blob, Manifest, SlotImage
@@ -106,6 +109,27 @@ def test_what_is_made_of_the_old_slot_is_the_new_one(
     assert price.size < image.blob.size / 2, price
     assert sum(share for _, share in price.files) <= price.size
     assert "root/etc/new" in dict(price.files)
+
+
+def test_a_release_that_knows_no_deltas_gets_none(
+    tmp_path: Path, in_container: InContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random_tree(tmp_path / "tree", random.Random(5))
+    data = slot(tmp_path / "tree", in_container, tmp_path / "container output")
+    (tmp_path / "image").write_bytes(data)
+    monkeypatch.setattr("builder.releases.deltas.slot_of", lambda store, older: memoryview(data))
+    image = SlotImage("0" * 64, len(data), Blob("0" * 64, 1), ())
+    older, store = Manifest("belay", "x86_64", "1.0.0", 0, image, {}), Store(tmp_path)
+    with Progress() as progress:
+        found, prices = make_deltas(
+            store,
+            [older],
+            tmp_path / "image",
+            image,
+            lambda _: nullcontext(lambda *_: b""),
+            progress,
+        )
+    assert (found.deltas, prices) == ((), [])
 
 
 def test_the_bytes_of_each_file_are_found(tmp_path: Path, in_container: InContainer) -> None:
