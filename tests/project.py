@@ -95,10 +95,11 @@ def copy_project(folder: Path) -> None:
 
 
 def cache_with_results_apart(folder: Path) -> Path:
-    """A cache that has all that the user's has; but the gigabytes that are made go to `place`."""
+    """A cache that has all that the user's has; but the gigabytes that are made go to `folder`."""
     results = folder / "results"
     results.mkdir(parents=True)
-    (CACHE / "chunks").mkdir(parents=True, exist_ok=True)  # packed once for all tests
+    for kind in ("chunks", "deltas"):  # made once for all tests
+        (CACHE / kind).mkdir(parents=True, exist_ok=True)
     for path in CACHE.iterdir():
         if path.name not in ("results", "locks"):
             (folder / path.name).symlink_to(path)

@@ -93,14 +93,14 @@ class Maker:
         """Make nothing any more."""
         self.problem, self._in_a_row = why, HOPELESS
 
-    def chunk(self, number: int, packed: bytes) -> bytes | None:
+    def chunk(self, number: int, packed: bytes) -> bytearray | None:
         """A chunk, made of its piece; None where it has to be fetched whole."""
         at, size = number * CHUNK, self.image.chunk_size(number)
         try:
             data = made(packed, at, size, self._read)
             for stream in self.streams(number):
                 low, high = max(at, stream.at), min(at + size, stream.at + stream.size)
-                data[low - at : high - at] = self._taken(stream, low - stream.at, high - low)
+                self._lay_over(stream, low - stream.at, memoryview(data)[low - at : high - at])
             if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
                 raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
         except (Mismatch, OSError) as error:
@@ -112,7 +112,7 @@ class Maker:
             # What is read once needn't stay in memory.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         self._in_a_row = 0
-        return bytes(data)
+        return data
 
     def _read(self, offset: int, size: int) -> bytes:
         return os.pread(self._descriptor, size, offset)
@@ -123,15 +123,15 @@ class Maker:
             return self._read(offset, size)
         return os.pread(self._target, size, offset - self.delta.size)
 
-    def _taken(self, stream: Stream, at: int, size: int) -> bytes:
+    def _lay_over(self, stream: Stream, at: int, view: memoryview) -> None:
         taker = self._takers.get(stream)
-        if taker is None or taker.position > at:
+        if taker is None or at < taker.begin:
             if taker:
                 taker.close()
             if stream.packer not in PACKERS:
                 raise Mismatch(f"there is no packer {stream.packer} here")
             taker = self._takers[stream] = Taker(PACKERS[stream.packer](self._pieces(stream)))
-        return taker.take(at, size)
+        taker.fill(at, view)
 
     def _pieces(self, stream: Stream) -> Iterator[bytes]:
         """What a stream has inside, piece by piece."""
@@ -171,18 +171,18 @@ def made(packed: bytes, at: int, size: int, read: Read) -> bytearray:
         chunk[here : here + length] = data
         here += length
         there += length
-    add(chunk, raw[begin:])
+    add(chunk, raw, begin)
     return chunk
 
 
-def add(chunk: bytearray, residual: bytes) -> None:
-    """Add `residual` to `chunk`, byte by byte, modulo 256.
+def add(chunk: bytearray, raw: bytes, begin: int = 0) -> None:
+    """Add the bytes of `raw` from `begin` on to `chunk`, one by one, modulo 256.
 
     Large integers add thousands of bytes at once. The highest bit of each byte is added apart, so
     that nothing is carried over into the next.
     """
-    for at in range(0, len(residual), SLICE):
-        part = residual[at : at + SLICE]
+    for at in range(0, len(raw) - begin, SLICE):
+        part = raw[begin + at : begin + at + SLICE]
         if part == _ZEROS[: len(part)]:
             continue
         a, b = (int.from_bytes(data, "little") for data in (chunk[at : at + len(part)], part))

@@ -58,7 +58,7 @@ class Disk:
             raise self._failed("read", offset, error) from None
         return bytes(view[: min(count, size)])
 
-    def write(self, offset: int, data: bytes, alignment: int = ALIGNMENT) -> None:
+    def write(self, offset: int, data: bytes | bytearray, alignment: int = ALIGNMENT) -> None:
         """Write `data` at `offset`; zeros fill it up to a border."""
         size = -(-len(data) // alignment) * alignment
         view = self._room(size)

@@ -66,35 +66,34 @@ class Taker:
     """Takes bytes of a stream, in order; what lies before goes by."""
 
     def __init__(self, packed: Generator[bytes, None, None]) -> None:
-        self._packed, self._held = packed, bytearray()
-        self.position = 0
+        self._packed = packed
+        self._block, self.begin = b"", 0  # what came last, and where that begins
 
     def close(self) -> None:
         """End it."""
         self._packed.close()
 
-    def take(self, at: int, size: int) -> bytes:
-        """`size` bytes at `at`. Raises Mismatch where it ends before."""
-        while self.position + len(self._held) < at + size:
-            if (here := min(at - self.position, len(self._held))) > 0:
-                del self._held[:here]
-                self.position += here
-            data = next(self._packed, None)
-            if data is None:
-                raise Mismatch("a stream ends too early")
-            self._held += data
-        begin = at - self.position
-        found = bytes(self._held[begin : begin + size])
-        del self._held[: begin + size]
-        self.position = at + size
-        return found
+    def fill(self, at: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `at`, not before `begin`. Raises Mismatch where it ends."""
+        done = 0
+        while done < len(view):
+            here = at + done - self.begin
+            data = self._block[here : here + len(view) - done]
+            view[done : done + len(data)] = data
+            done += len(data)
+            if done < len(view):
+                self.begin += len(self._block)
+                self._block = next(self._packed, b"")
+                if not self._block:
+                    raise Mismatch("a stream ends too early")
 
 
 def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     """As Python's zlib packs them at level 4."""
     engine = zlib.compressobj(4, zlib.DEFLATED, GZIP)
     for piece in pieces:
-        yield engine.compress(piece)
+        if data := engine.compress(piece):
+            yield data
     yield engine.flush()
 
 

@@ -363,7 +363,7 @@ class Updater:
         """
         from concurrent.futures import ThreadPoolExecutor  # slow to come; most looks find no news
 
-        def write(at: int, data: bytes, size: int) -> tuple[int, int]:
+        def write(at: int, data: bytes | bytearray, size: int) -> tuple[int, int]:
             disk.write(at * CHUNK, data)
             return at, size
 
@@ -396,7 +396,9 @@ class Updater:
         chunk = manifest.slot.chunks[at]
         return Place(manifest.slot.blob.sha256, chunk.offset, chunk.size, is_piece=False)
 
-    def _checked(self, manifest: Manifest, at: int, place: Place, packed: bytes) -> bytes | None:
+    def _checked(
+        self, manifest: Manifest, at: int, place: Place, packed: bytes
+    ) -> bytes | bytearray | None:
         """A chunk, unpacked; None where its piece was of no use.
 
         Raises Refused where it isn't the signed one.
@@ -424,7 +426,8 @@ class Updater:
         try:
             pieces = self.source.stream(f"blobs/{first.blob}", begin, end - begin)
             sizes = [place.size for _, place in run]
-            for (at, place), packed in zip(run, cut(pieces, sizes, buffer), strict=False):
+            # In this order, so that the source is asked to its end, and its connection is kept.
+            for packed, (at, place) in zip(cut(pieces, sizes, buffer), run, strict=False):
                 yield at, place, packed
                 done += 1
         except Unreachable:
