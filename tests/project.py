@@ -33,6 +33,7 @@ class Project:
             "BELAY_OUTPUT": str(self.build),
             "BELAY_KEYS": str(folder / "keys"),
             "BELAY_STORE": str(self.store),
+            "BELAY_PUBLISH_DELTAS": "1",
             "BELAY_ALPINE_MIRROR": "sample",
             "BELAY_PASSPHRASE": "four words are enough",
             "BELAY_UPDATE_URL": f"http://10.0.2.2:{port}",  # this machine, as a guest sees it

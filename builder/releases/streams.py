@@ -7,9 +7,11 @@ only if the older release's own programs were seen to pack it to the very same b
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from builder.alpine.initramfs import cpio_begins, cpio_entries
@@ -104,14 +106,16 @@ def _kernel(one: Region, other: Region, old: memoryview, new: memoryview) -> Fou
     if not before or not after:
         return None
     (begin, size, content), (old_begin, old_size, known) = after, before
-    ranges = []
-    for here in range(0, len(content), STEP):
+
+    def nearby(here: int) -> list[Range]:
         piece = content[here : here + STEP]
         low, high = max(0, here - REACH), min(len(known), here + len(piece) + REACH)
-        ranges += [
-            Range(here + item.new, low + item.old, item.size)
-            for item in shared(known[low:high], piece)
-        ]
+        found = shared(known[low:high], piece)
+        return [Range(here + item.new, low + item.old, item.size) for item in found]
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        parts = pool.map(nearby, range(0, len(content), STEP))
+        ranges = [item for part in parts for item in part]
 
     def read(offset: int, length: int) -> bytes:
         return known[offset : offset + length]

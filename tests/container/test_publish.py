@@ -101,9 +101,11 @@ def test_the_price_is_known_before_it_is_paid(project: Project, published: Publi
     before = motd.read_text()
     motd.write_text(f"{before}a word of today\n")
     try:
-        done = project.run("release.plan", "--json")
+        done = project.run("release.plan", "--json", BELAY_PUBLISH_DELTAS="2")
         prices = {price["version"]: price for price in json.loads(done.stdout)}
-        refusal = refused(project, "release.plan", BELAY_PUBLISH_BUDGET_MB="1")
+        refusal = refused(
+            project, "release.plan", BELAY_PUBLISH_BUDGET_MB="1", BELAY_PUBLISH_DELTAS="2"
+        )
     finally:
         motd.write_text(before)
     assert list(prices) == ["1.1.0", "1.0.0"], "the newest first"
