@@ -109,8 +109,9 @@ class Maker:
             self._in_a_row += 1
             return None
         finally:
-            # What is read once needn't stay in memory.
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            # What is read once needn't stay in memory; what was read ahead is needed next.
+            if at > CHUNK:
+                os.posix_fadvise(self._descriptor, 0, at - CHUNK, os.POSIX_FADV_DONTNEED)
         self._in_a_row = 0
         return data
 
