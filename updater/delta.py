@@ -25,17 +25,18 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from updater.errors import Mismatch
-from updater.formats import CHUNK, SLOT_SIZE_MAX, Delta, Piece, SlotImage, Stream
+from updater.formats import CHUNK, SLOT_SIZE_MAX, Delta, Piece, SlotImage, Stream, StreamPiece
 from updater.streams import PACKERS, Read, Taker, Window
 
 DICTIONARY = 3 << 20  # bytes that a piece looks back at
 RANGES_MAX = 1 << 16  # of a piece
 RANGE_SIZE = 16  # bytes that each takes
 SLICE = 16 << 10  # bytes that are added at a time
+FETCH = 256 << 10  # bytes of a stream's pieces that are asked for at once
 HOPELESS = 3  # pieces in a row that made nothing: the slot isn't what it should be
 LOW = int.from_bytes(b"\x7f" * SLICE, "little")
 HIGH = int.from_bytes(b"\x80" * SLICE, "little")
@@ -64,19 +65,44 @@ class Maker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.rewind()
+        for taker in self._takers.values():
+            taker.close()
         os.close(self._descriptor)
         os.close(self._target)
 
-    def rewind(self) -> None:
-        """End the streams that have begun: they begin anew where they are needed again."""
-        while self._takers:
-            self._takers.popitem()[1].close()
+    def order(self) -> tuple[list[int], set[int]]:
+        """All chunks, in the order to make them, and which have to wait until others are written.
 
-    def streams(self, number: int) -> list[Stream]:
-        """Those of which a chunk holds a part."""
-        begin, end = number * CHUNK, (number + 1) * CHUNK
-        return [s for s in self.delta.streams if s.at < end and begin < s.at + s.size]
+        Those wait that have parts of streams which look at the new slot. Streams that do not are
+        packed while other chunks are made; so their chunks come in between.
+        """
+        streams = {at: [s for s, _, _ in self._parts(at)] for at in range(len(self.image.chunks))}
+        late = [at for at, found in streams.items() if not all(s.source for s in found)]
+        early = [at for at, found in streams.items() if found and at not in late]
+        rest = [at for at, found in streams.items() if not found]
+        order = rest.copy()
+        for count, at in enumerate(early):
+            order.insert(count + len(rest) * (count + 1) // len(early), at)
+        return order + late, set(late)
+
+    def _parts(self, number: int) -> Iterator[tuple[Stream, int, int]]:
+        """The streams of which a chunk holds a part: from where in the stream, and to where."""
+        begin, end = number * CHUNK, number * CHUNK + self.image.chunk_size(number)
+        for stream in self.delta.streams:
+            low, high = max(begin, stream.at), min(end, stream.at + stream.size)
+            if low < high:
+                yield stream, low - stream.at, high - stream.at
+
+    def prepare(self, numbers: list[int]) -> None:
+        """Go on with what the first of these chunks needs that has a part of a stream."""
+        for number in numbers:
+            if self.piece(number) and (parts := list(self._parts(number))):
+                try:
+                    for stream, begin, end in parts:
+                        self._taken(stream, Taker.prepare, begin, end)
+                except (Mismatch, OSError) as error:
+                    self._fail(number, error)
+                return
 
     @property
     def is_hopeless(self) -> bool:
@@ -95,18 +121,18 @@ class Maker:
 
     def chunk(self, number: int, packed: bytes) -> bytearray | None:
         """A chunk, made of its piece; None where it has to be fetched whole."""
+        if number in self.failed:
+            return None
         at, size = number * CHUNK, self.image.chunk_size(number)
         try:
             data = made(packed, at, size, self._read)
-            for stream in self.streams(number):
-                low, high = max(at, stream.at), min(at + size, stream.at + stream.size)
-                self._lay_over(stream, low - stream.at, memoryview(data)[low - at : high - at])
+            for stream, begin, end in self._parts(number):
+                view = memoryview(data)[stream.at + begin - at : stream.at + end - at]
+                self._taken(stream, Taker.fill, begin, view)
             if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
                 raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
         except (Mismatch, OSError) as error:
-            self.failed.add(number)
-            self.problem = str(error)
-            self._in_a_row += 1
+            self._fail(number, error)
             return None
         finally:
             # What is read once needn't stay in memory; what was read ahead is needed next.
@@ -124,26 +150,49 @@ class Maker:
             return self._read(offset, size)
         return os.pread(self._target, size, offset - self.delta.size)
 
-    def _lay_over(self, stream: Stream, at: int, view: memoryview) -> None:
-        taker = self._takers.get(stream)
-        if taker is None or at < taker.begin:
-            if taker:
-                taker.close()
-            if stream.packer not in PACKERS:
-                raise Mismatch(f"there is no packer {stream.packer} here")
-            taker = self._takers[stream] = Taker(PACKERS[stream.packer](self._pieces(stream)))
-        taker.fill(at, view)
+    def _fail(self, number: int, error: Exception) -> None:
+        self.failed.add(number)
+        self.problem = str(error)
+        self._in_a_row += 1
+
+    def _taken(self, stream: Stream, take: Callable[..., object], begin: int, what: object) -> None:
+        """Take from a stream at `begin`; it starts anew where that went by, or after an error."""
+        taker = self._takers.pop(stream, None)
+        if taker and begin < taker.begin:
+            taker.close()
+            taker = None
+        if stream.packer not in PACKERS:
+            raise Mismatch(f"there is no packer {stream.packer} here")
+        taker = taker or Taker(PACKERS[stream.packer](self._pieces(stream)))
+        try:
+            take(taker, begin, what)
+        except BaseException:
+            taker.close()
+            raise
+        self._takers[stream] = taker
 
     def _pieces(self, stream: Stream) -> Iterator[bytes]:
         """What a stream has inside, piece by piece."""
         window = Window(self._read, *stream.source[0]) if stream.source else None
-        at = 0
-        for offset, packed, size in stream.pieces:
+        at, begin, fetched = 0, 0, b""
+        for number, (offset, packed, size) in enumerate(stream.pieces):
             if window:
                 window.move(at, size)
+            if not begin <= offset <= offset + packed <= begin + len(fetched):
+                begin, fetched = offset, self._fetch(offset, _extent(stream.pieces[number:]))
             read = window.read if window else self._read_both
-            yield bytes(made(self._fetch(offset, packed), at, size, read))
+            yield bytes(made(fetched[offset - begin :][:packed], at, size, read))
             at += size
+
+
+def _extent(pieces: Sequence[StreamPiece]) -> int:
+    """The bytes that are fetched at once: of the first piece, and of those right behind it."""
+    extent = pieces[0].size
+    for piece in pieces[1:]:
+        if piece.offset != pieces[0].offset + extent or extent + piece.size > FETCH:
+            break
+        extent += piece.size
+    return extent
 
 
 def made(packed: bytes, at: int, size: int, read: Read) -> bytearray:

@@ -7,8 +7,9 @@ is made in order and taken in order: nothing of it is kept.
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
-import threading
 import zlib
 from collections.abc import Callable, Generator, Iterable
 
@@ -18,6 +19,7 @@ Read = Callable[[int, int], bytes]  # offset, size -> bytes; fewer where there a
 
 REACH = 1 << 20  # bytes before and behind a piece's own place that it may look at
 BLOCK = 256 << 10
+PIPE = 1 << 20  # bytes of room; more would need a right
 GZIP = zlib.MAX_WBITS | 16  # zlib's word for a gzip stream
 BUSYBOX = ("busybox", "gzip", "-9", "-c")
 
@@ -67,25 +69,35 @@ class Taker:
 
     def __init__(self, packed: Generator[bytes, None, None]) -> None:
         self._packed = packed
-        self._block, self.begin = b"", 0  # what came last, and where that begins
+        self._held, self.begin = bytearray(), 0  # what is here and wasn't taken; where that begins
 
     def close(self) -> None:
         """End it."""
         self._packed.close()
 
+    def prepare(self, begin: int, end: int) -> bool:
+        """Take in one more piece, if the bytes up to `end` aren't here; False: there is none."""
+        block: bytes | None = b"any"
+        while block and self.begin + len(self._held) < end:
+            block = next(self._packed, None)
+            self._held += block or b""
+            gone = max(0, min(begin - self.begin, len(self._held)))
+            del self._held[:gone]
+            self.begin += gone
+        return block is not None
+
     def fill(self, at: int, view: memoryview) -> None:
         """Fill `view` with the bytes at `at`, not before `begin`. Raises Mismatch where it ends."""
-        done = 0
-        while done < len(view):
-            here = at + done - self.begin
-            data = self._block[here : here + len(view) - done]
-            view[done : done + len(data)] = data
-            done += len(data)
-            if done < len(view):
-                self.begin += len(self._block)
-                self._block = next(self._packed, b"")
-                if not self._block:
-                    raise Mismatch("a stream ends too early")
+        end = at + len(view)
+        while self.begin + len(self._held) < end:
+            if not self.prepare(at, end):
+                raise Mismatch("a stream ends too early")
+        view[:] = self._held[at - self.begin : end - self.begin]
+        del self._held[: end - self.begin]
+        self.begin = end
+
+
+# A packer gives what it has packed, and an empty block after each piece that it took in.
 
 
 def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
@@ -94,39 +106,41 @@ def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     for piece in pieces:
         if data := engine.compress(piece):
             yield data
+        yield b""
     yield engine.flush()
 
 
 def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """As busybox' gzip packs them at level 9, in a process of its own; a thread feeds it."""
-    failed: list[BaseException] = []
+    """As busybox' gzip packs them at level 9, in a process of its own.
+
+    That works on while the caller does something else: a pipe has room for a piece.
+    """
     try:
-        process = subprocess.Popen(BUSYBOX, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            BUSYBOX, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=PIPE
+        )
     except OSError as error:
         raise Mismatch(f"{BUSYBOX[0]} can't be started: {error.strerror}") from None
     assert process.stdin is not None and process.stdout is not None
-    stdin = process.stdin
-
-    def feed() -> None:
-        try:
-            with stdin:
-                for piece in pieces:
-                    stdin.write(piece)
-        except BaseException as error:
-            failed.append(error)
-
-    feeder = threading.Thread(target=feed, daemon=True)
-    feeder.start()
+    feed, packed = process.stdin.fileno(), process.stdout.fileno()
     try:
-        while data := process.stdout.read(BLOCK):
+        os.set_blocking(feed, False)
+        for piece in pieces:
+            left = memoryview(piece)
+            while left:
+                readable, writable, _ = select.select([packed], [feed], [])
+                if writable:
+                    left = left[os.write(feed, left) :]
+                if readable:
+                    yield os.read(packed, BLOCK)
+            yield b""
+        process.stdin.close()
+        while data := os.read(packed, BLOCK):
             yield data
-        feeder.join()
-        if failed:
-            raise failed[0]
     finally:
         process.kill()
         process.wait()
-        feeder.join()
+        process.stdin.close()
         process.stdout.close()
 
 

@@ -53,6 +53,7 @@ TAG_S = 86400  # after that a channel is asked for as if it were new
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
 LOOK_AHEAD = 4  # chunks
+PIECES_MAX = 1 << 20  # bytes of them that are fetched before they are used, and one more
 PAUSE_S = 2.0  # before the second attempt; doubled each time
 
 
@@ -304,13 +305,9 @@ class Updater:
         return b"".join(self.source.stream(f"blobs/{blob}", offset, size))
 
     def _write_missing(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> None:
-        """Bring the chunks again and again, as long as some come.
-
-        Those with streams come last, as these look at what is written of the others.
-        """
+        """Bring the chunks again and again, as long as some come."""
         chunks, maker = manifest.slot.chunks, self._maker
-        late = {at for at in range(len(chunks)) if maker and maker.streams(at)}
-        order = sorted(range(len(chunks)), key=lambda at: (at in late, at))
+        order, late = maker.order() if maker else (list(range(len(chunks))), set[int]())
         missing = self._missing(disk, manifest, order)
         attempt, fetched = 0, 0
         while missing:
@@ -332,9 +329,6 @@ class Updater:
                     self._maker.give_up(str(error))  # the whole chunks may be there
                     attempt = 0
                 self._sleep(PAUSE_S * 2**attempt)
-            finally:
-                if maker:
-                    maker.rewind()
 
     def _missing(self, disk: Disk, manifest: Manifest, candidates: list[int]) -> list[int]:
         """Those chunks that the slot doesn't hold.
@@ -371,11 +365,10 @@ class Updater:
             begun = False
             for run in _runs((at, self._place(manifest, at)) for at in missing):
                 written: Future[tuple[int, int]] | None = None
-                packed_run: Iterable[tuple[int, Place, bytes]] = self._packed(run)
-                if run[0][1].is_piece and self._maker and self._maker.streams(run[0][0]):
-                    packed_run = list(packed_run)  # nothing else may be fetched beside streams
-                for at, place, packed in packed_run:
+                for at, place, packed in self._packed(run):
                     data = self._checked(manifest, at, place, packed)
+                    if place.is_piece and self._maker:
+                        self._maker.prepare(missing[missing.index(at) + 1 :])
                     if data is None:
                         if self._maker and self._maker.is_hopeless:
                             break
@@ -418,7 +411,25 @@ class Updater:
         return data
 
     def _packed(self, run: list[tuple[int, Place]]) -> Iterator[tuple[int, Place, bytes]]:
-        """The chunks of a run, packed. What came of the first before is not asked for again."""
+        """The chunks of a run, packed.
+
+        Pieces are all here before the first is used: what streams need is asked for in between.
+        """
+        if not run[0][1].is_piece:
+            yield from self._stream(run)
+            return
+        came, problem = [], None
+        try:
+            for item in self._stream(run):
+                came.append(item)
+        except Unreachable as error:
+            problem = error
+        yield from came
+        if problem:
+            raise problem
+
+    def _stream(self, run: list[tuple[int, Place]]) -> Iterator[tuple[int, Place, bytes]]:
+        """The same as they come. What came of the first before is not asked for again."""
         (_, first), (_, last) = run[0], run[-1]
         buffer = bytearray(self._part.data if self._part.place == first else b"")
         begin, end = first.offset + len(buffer), last.offset + last.size
@@ -439,12 +450,15 @@ class Updater:
 def _runs(places: Iterable[tuple[int, Place]]) -> Iterator[list[tuple[int, Place]]]:
     """Split chunks where the next doesn't begin in the blob where the one before ends.
 
+    Pieces, which are kept in memory, are split where they get too many.
+
     Places are asked for one after the other, so that what becomes of a run counts for the next.
     """
     run: list[tuple[int, Place]] = []
     for at, place in places:
-        before = run[-1][1] if run else place
-        if run and (before.blob != place.blob or before.offset + before.size != place.offset):
+        before = run[-1][1] if run else place._replace(size=0)
+        held = before.offset + before.size - run[0][1].offset if run and place.is_piece else 0
+        if (before.blob, before.offset + before.size) != place[:2] or held > PIECES_MAX:
             yield run
             run = []
         run.append((at, place))

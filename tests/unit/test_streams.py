@@ -74,6 +74,9 @@ def test_what_is_taken_is_what_lies_there(pieces: list[bytes], data: st.DataObje
     while at < len(whole):
         at = data.draw(st.integers(at, len(whole)))
         size = data.draw(st.integers(0, len(whole) - at))
+        for _ in range(data.draw(st.integers(0, 3))):
+            assert taker.prepare(at, at + size) or taker.begin + len(taker._held) == len(whole)
+        assert len(taker._held) <= max(0, at + size - taker.begin) + 50
         assert take(taker, at, size) == whole[at : at + size]
         at += size
         if not size:

@@ -339,7 +339,7 @@ def test_a_line_that_breaks_in_a_stream_is_asked_again(
     broken: list[str] = []
 
     def cut(request: Any) -> bool:
-        if "/blobs/" not in request.path or len(broken) >= 12:
+        if "/blobs/" not in request.path or len(broken) >= 10:
             return False
         broken.append(request.headers["Range"])
         if len(broken) % 2:
@@ -349,7 +349,7 @@ def test_a_line_that_breaks_in_a_stream_is_asked_again(
 
     with served(publisher.store.folder, cut) as (url, _):
         _, note = fetched(node, url, with_streams)
-    assert node.holds("b", with_streams, publisher) and not note and len(broken) == 12
+    assert node.holds("b", with_streams, publisher) and not note and len(broken) == 10
 
 
 def test_damage_in_the_old_kernel_costs_the_new_one(
