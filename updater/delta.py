@@ -26,9 +26,11 @@ import hashlib
 import lzma
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import TypeVar
 
-from updater.errors import Mismatch
+from updater.errors import GaveWay, Mismatch, Unreachable
 from updater.formats import CHUNK, SLOT_SIZE_MAX, Delta, Piece, SlotImage, Stream, StreamPiece
 from updater.streams import PACKERS, Read, Taker, Window
 
@@ -36,18 +38,20 @@ DICTIONARY = 3 << 20  # bytes that a piece looks back at
 RANGES_MAX = 1 << 16  # of a piece
 RANGE_SIZE = 16  # bytes that each takes
 SLICE = 16 << 10  # bytes that are added at a time
-FETCH = 256 << 10  # bytes of a stream's pieces that are asked for at once
+FETCH = 256 << 10  # bytes of pieces that are asked for at once
 HOPELESS = 3  # pieces in a row that made nothing: the slot isn't what it should be
 LOW = int.from_bytes(b"\x7f" * SLICE, "little")
 HIGH = int.from_bytes(b"\x80" * SLICE, "little")
 _ZEROS = bytes(SLICE)
+Made = TypeVar("Made")
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "dict_size": DICTIONARY}]
 
 
 class Maker:
     """Makes chunks of `image` from the active slot by `delta`. As a context it is closed.
 
-    `target` is the slot that is written. `fetch` brings bytes of the delta's blob, for streams.
+    `target` is the slot that is written. `fetch` brings bytes of the delta's blob; it raises
+    Unreachable where they don't come.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class Maker:
         self.failed: set[int] = set()  # the chunks that have to be fetched whole
         self.problem = ""  # of the last of these
         self._in_a_row = 0
+        self._here: dict[int, bytes] = {}  # pieces that came with others
+        self._came: set[int] = set()  # all that ever came
         self._takers: dict[Stream, Taker] = {}
         self._descriptor = os.open(active, os.O_RDONLY | os.O_CLOEXEC)
         self._target = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
@@ -85,6 +91,76 @@ class Maker:
             order.insert(count + len(rest) * (count + 1) // len(early), at)
         return order + late, set(late)
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nothing is made any more."""
+        return self._in_a_row >= HOPELESS
+
+    def chunk(self, number: int) -> bytearray | None:
+        """A chunk; None where it has to be fetched whole."""
+        data = self._tried(number, self._chunk)
+        if data is not None:
+            self._in_a_row = 0
+        return data
+
+    def prepare(self, numbers: list[int]) -> None:
+        """Go on with what the first of these chunks needs that has a part of a stream."""
+        for number in numbers:
+            if self._is_made(number) and any(self._parts(number)):
+                self._tried(number, self._prepare)
+                return
+
+    def _is_made(self, number: int) -> bool:
+        useful = self.delta.pieces[number].size and not self.is_hopeless
+        return bool(useful) and number not in self.failed
+
+    def _tried(self, number: int, make: Callable[[int], Made]) -> Made | None:
+        if not self._is_made(number):
+            return None
+        try:
+            return make(number)
+        except GaveWay:
+            raise
+        except (Mismatch, OSError, Unreachable) as error:
+            self.problem = str(error)
+            self.failed.add(number)
+            self._in_a_row += HOPELESS if isinstance(error, Unreachable) else 1
+            return None
+
+    def _prepare(self, number: int) -> None:
+        for stream, begin, end in self._parts(number):
+            self._taken(stream, Taker.prepare, begin, end)
+
+    def _chunk(self, number: int) -> bytearray:
+        at, size = number * CHUNK, self.image.chunk_size(number)
+        try:
+            data = made(self._piece(number), at, size, self._read)
+            for stream, begin, end in self._parts(number):
+                view = memoryview(data)[stream.at + begin - at : stream.at + end - at]
+                self._taken(stream, Taker.fill, begin, view)
+            if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
+                raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
+        finally:
+            # What is read once needn't stay in memory; what was read ahead is needed next.
+            if at > CHUNK:
+                os.posix_fadvise(self._descriptor, 0, at - CHUNK, os.POSIX_FADV_DONTNEED)
+        return data
+
+    def _piece(self, number: int) -> bytes:
+        """A piece; those that lie behind it come with it."""
+        if number not in self._here:
+            behind = takewhile(
+                lambda at: at not in self._came, range(number + 1, len(self.image.chunks))
+            )
+            pieces = {at: self.delta.pieces[at] for at in (number, *behind)}
+            offset, extent = pieces[number].offset, _extent(list(pieces.values()))
+            fetched = self._fetch(offset, extent)
+            for at, piece in pieces.items():
+                if offset <= piece.offset and piece.offset + piece.size <= offset + extent:
+                    self._here[at] = fetched[piece.offset - offset :][: piece.size]
+            self._came |= set(self._here)
+        return self._here.pop(number)
+
     def _parts(self, number: int) -> Iterator[tuple[Stream, int, int]]:
         """The streams of which a chunk holds a part: from where in the stream, and to where."""
         begin, end = number * CHUNK, number * CHUNK + self.image.chunk_size(number)
@@ -92,68 +168,6 @@ class Maker:
             low, high = max(begin, stream.at), min(end, stream.at + stream.size)
             if low < high:
                 yield stream, low - stream.at, high - stream.at
-
-    def prepare(self, numbers: list[int]) -> None:
-        """Go on with what the first of these chunks needs that has a part of a stream."""
-        for number in numbers:
-            if self.piece(number) and (parts := list(self._parts(number))):
-                try:
-                    for stream, begin, end in parts:
-                        self._taken(stream, Taker.prepare, begin, end)
-                except (Mismatch, OSError) as error:
-                    self._fail(number, error)
-                return
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether no more pieces are worth their bytes."""
-        return self._in_a_row >= HOPELESS
-
-    def piece(self, number: int) -> Piece | None:
-        """Where the piece of a chunk lies in the delta's blob, if it is of use."""
-        piece = self.delta.pieces[number]
-        useful = piece.size and number not in self.failed and not self.is_hopeless
-        return piece if useful else None
-
-    def give_up(self, why: str) -> None:
-        """Make nothing any more."""
-        self.problem, self._in_a_row = why, HOPELESS
-
-    def chunk(self, number: int, packed: bytes) -> bytearray | None:
-        """A chunk, made of its piece; None where it has to be fetched whole."""
-        if number in self.failed:
-            return None
-        at, size = number * CHUNK, self.image.chunk_size(number)
-        try:
-            data = made(packed, at, size, self._read)
-            for stream, begin, end in self._parts(number):
-                view = memoryview(data)[stream.at + begin - at : stream.at + end - at]
-                self._taken(stream, Taker.fill, begin, view)
-            if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
-                raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
-        except (Mismatch, OSError) as error:
-            self._fail(number, error)
-            return None
-        finally:
-            # What is read once needn't stay in memory; what was read ahead is needed next.
-            if at > CHUNK:
-                os.posix_fadvise(self._descriptor, 0, at - CHUNK, os.POSIX_FADV_DONTNEED)
-        self._in_a_row = 0
-        return data
-
-    def _read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._descriptor, size, offset)
-
-    def _read_both(self, offset: int, size: int) -> bytes:
-        """Of the active slot, and behind it of the new one."""
-        if offset < self.delta.size:
-            return self._read(offset, size)
-        return os.pread(self._target, size, offset - self.delta.size)
-
-    def _fail(self, number: int, error: Exception) -> None:
-        self.failed.add(number)
-        self.problem = str(error)
-        self._in_a_row += 1
 
     def _taken(self, stream: Stream, take: Callable[..., object], begin: int, what: object) -> None:
         """Take from a stream at `begin`; it starts anew where that went by, or after an error."""
@@ -163,7 +177,7 @@ class Maker:
             taker = None
         if stream.packer not in PACKERS:
             raise Mismatch(f"there is no packer {stream.packer} here")
-        taker = taker or Taker(PACKERS[stream.packer](self._pieces(stream)))
+        taker = taker or Taker(PACKERS[stream.packer](self._unpacked(stream)))
         try:
             take(taker, begin, what)
         except BaseException:
@@ -171,7 +185,7 @@ class Maker:
             raise
         self._takers[stream] = taker
 
-    def _pieces(self, stream: Stream) -> Iterator[bytes]:
+    def _unpacked(self, stream: Stream) -> Iterator[bytes]:
         """What a stream has inside, piece by piece."""
         window = Window(self._read, *stream.source[0]) if stream.source else None
         at, begin, fetched = 0, 0, b""
@@ -184,8 +198,17 @@ class Maker:
             yield bytes(made(fetched[offset - begin :][:packed], at, size, read))
             at += size
 
+    def _read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
 
-def _extent(pieces: Sequence[StreamPiece]) -> int:
+    def _read_both(self, offset: int, size: int) -> bytes:
+        """Of the active slot, and behind it of the new one."""
+        if offset < self.delta.size:
+            return self._read(offset, size)
+        return os.pread(self._target, size, offset - self.delta.size)
+
+
+def _extent(pieces: Sequence[Piece | StreamPiece]) -> int:
     """The bytes that are fetched at once: of the first piece, and of those right behind it."""
     extent = pieces[0].size
     for piece in pieces[1:]:

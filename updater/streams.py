@@ -20,6 +20,7 @@ Read = Callable[[int, int], bytes]  # offset, size -> bytes; fewer where there a
 REACH = 1 << 20  # bytes before and behind a piece's own place that it may look at
 BLOCK = 256 << 10
 PIPE = 1 << 20  # bytes of room; more would need a right
+POLL_S = 0.002  # for which a process is waited for at a time
 GZIP = zlib.MAX_WBITS | 16  # zlib's word for a gzip stream
 BUSYBOX = ("busybox", "gzip", "-9", "-c")
 
@@ -76,7 +77,7 @@ class Taker:
         self._packed.close()
 
     def prepare(self, begin: int, end: int) -> bool:
-        """Take in one more piece, if the bytes up to `end` aren't here; False: there is none."""
+        """Go on as far as it goes without waiting, until `end` at most; False: it has ended."""
         block: bytes | None = b"any"
         while block and self.begin + len(self._held) < end:
             block = next(self._packed, None)
@@ -97,7 +98,7 @@ class Taker:
         self.begin = end
 
 
-# A packer gives what it has packed, and an empty block after each piece that it took in.
+# A packer gives what it has packed, and an empty block where there is nothing at the moment.
 
 
 def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
@@ -113,7 +114,7 @@ def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
 def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     """As busybox' gzip packs them at level 9, in a process of its own.
 
-    That works on while the caller does something else: a pipe has room for a piece.
+    That works on while the caller does something else, with what is in the pipe.
     """
     try:
         process = subprocess.Popen(
@@ -123,20 +124,27 @@ def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
         raise Mismatch(f"{BUSYBOX[0]} can't be started: {error.strerror}") from None
     assert process.stdin is not None and process.stdout is not None
     feed, packed = process.stdin.fileno(), process.stdout.fileno()
+    os.set_blocking(feed, False)
+    upcoming, left = iter(pieces), memoryview(b"")
     try:
-        os.set_blocking(feed, False)
-        for piece in pieces:
-            left = memoryview(piece)
-            while left:
-                readable, writable, _ = select.select([packed], [feed], [])
-                if writable:
-                    left = left[os.write(feed, left) :]
-                if readable:
-                    yield os.read(packed, BLOCK)
-            yield b""
-        process.stdin.close()
-        while data := os.read(packed, BLOCK):
-            yield data
+        while True:
+            if not left and not process.stdin.closed:
+                left = memoryview(next(upcoming, b""))
+                if not left:
+                    process.stdin.close()
+            wanted = [] if process.stdin.closed else [feed]
+            readable, writable, _ = select.select([packed], wanted, [], POLL_S)
+            if writable:
+                left = left[os.write(feed, left) :]
+            if readable:
+                data = os.read(packed, BLOCK)
+                if not data:
+                    return
+                yield data
+            elif not writable:
+                yield b""
+    except BrokenPipeError:  # it ended before it had everything: so does what it gave
+        return
     finally:
         process.kill()
         process.wait()

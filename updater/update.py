@@ -17,11 +17,11 @@ from __future__ import annotations
 import hashlib
 import lzma
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from updater.contract import BAD, GOOD, TRIAL
 from updater.disk import Disk
@@ -33,7 +33,9 @@ from updater.formats import (
     SIGNATURE_SIZE_MAX,
     VERSION,
     Channel,
+    Chunk,
     Manifest,
+    SlotImage,
     open_channel,
     open_manifest,
     version_key,
@@ -53,28 +55,15 @@ TAG_S = 86400  # after that a channel is asked for as if it were new
 MEMORY_MAX = 32 << 20  # of the decompressor: what is larger was not made by us
 ATTEMPTS = 5  # without a single new chunk
 LOOK_AHEAD = 4  # chunks
-PIECES_MAX = 1 << 20  # bytes of them that are fetched before they are used, and one more
 PAUSE_S = 2.0  # before the second attempt; doubled each time
-
-
-class Place(NamedTuple):
-    """Where a chunk lies on the server: `size` bytes of a blob; as a whole, or as a piece."""
-
-    blob: str
-    offset: int
-    size: int
-    is_piece: bool
 
 
 @dataclass(frozen=True)
 class Part:
-    """The begin of what lies at a place."""
+    """The begin of a packed chunk."""
 
-    place: Place | None
+    chunk: int
     data: bytes
-
-
-NO_PART = Part(None, b"")
 
 
 @dataclass(frozen=True)
@@ -101,8 +90,9 @@ class Updater:
     ) -> None:
         self.node, self.source, self.memory = node, source, memory
         self._progress, self._sleep = progress, sleep
-        self._part = NO_PART  # of a chunk, from a line that was cut
+        self._part = Part(0, b"")  # of a chunk, from a line that was cut
         self._maker: Maker | None = None
+        self._fetched = 0  # bytes
 
     @property
     def keys(self) -> list[PublicKey]:
@@ -294,40 +284,46 @@ class Updater:
         return None
 
     def _bytes(self, blob: str, offset: int, size: int) -> bytes:
-        """Bytes of a blob that are needed in the middle of something: asked for again at once."""
-        for attempt in range(1, ATTEMPTS):
+        """Bytes of a blob that are needed in the middle of something: waited for until they come.
+
+        Raises Unreachable where nothing more of them came for a while.
+        """
+        data, attempt = bytearray(), 0
+        while len(data) < size:
+            before = len(data)
             try:
-                return b"".join(self.source.stream(f"blobs/{blob}", offset, size))
+                for part in self.source.stream(f"blobs/{blob}", offset + before, size - before):
+                    data += part
             except GaveWay:
                 raise
             except Unreachable:
+                attempt = attempt + 1 if len(data) == before else 1
+                if attempt == ATTEMPTS:
+                    raise
                 self._sleep(PAUSE_S * 2**attempt)
-        return b"".join(self.source.stream(f"blobs/{blob}", offset, size))
+        self._fetched += size
+        return bytes(data)
 
     def _write_missing(self, disk: Disk, manifest: Manifest, first: Callable[[], None]) -> None:
         """Bring the chunks again and again, as long as some come."""
         chunks, maker = manifest.slot.chunks, self._maker
         order, late = maker.order() if maker else (list(range(len(chunks))), set[int]())
         missing = self._missing(disk, manifest, order)
-        attempt, fetched = 0, 0
+        attempt = 0
         while missing:
             before = len(missing), self._part
-            batch = [at for at in missing if at not in late] or missing
+            batch = [at for at in missing if at not in late] or missing.copy()
             try:
-                for at, size in self._fetch(disk, manifest, list(batch), first):
+                for at, fetched in self._fetch(disk, manifest, batch, first):
                     missing.remove(at)
-                    fetched += size
                     self._progress(len(chunks) - len(missing), len(chunks), fetched)
             except GaveWay:
                 raise
-            except Unreachable as error:
+            except Unreachable:
                 missing = self._missing(disk, manifest, missing)
                 attempt = attempt + 1 if (len(missing), self._part) == before else 1
                 if attempt == ATTEMPTS:
-                    if not self._maker or self._maker.is_hopeless:
-                        raise
-                    self._maker.give_up(str(error))  # the whole chunks may be there
-                    attempt = 0
+                    raise
                 self._sleep(PAUSE_S * 2**attempt)
 
     def _missing(self, disk: Disk, manifest: Manifest, candidates: list[int]) -> list[int]:
@@ -351,119 +347,89 @@ class Updater:
     def _fetch(
         self, disk: Disk, manifest: Manifest, missing: list[int], first: Callable[[], None]
     ) -> Iterator[tuple[int, int]]:
-        """Bring missing chunks, in one request for each run of neighbours; yield those written.
+        """Bring missing chunks; yield those written, and the bytes that were fetched until then.
 
-        While one is written, the next comes and is unpacked: writing has a thread of its own.
+        While one is written, the next is made: writing has a thread of its own.
         """
         from concurrent.futures import ThreadPoolExecutor  # slow to come; most looks find no news
 
-        def write(at: int, data: bytes | bytearray, size: int) -> tuple[int, int]:
-            disk.write(at * CHUNK, data)
-            return at, size
-
         with ThreadPoolExecutor(1) as writer:
-            begun = False
-            for run in _runs((at, self._place(manifest, at)) for at in missing):
-                written: Future[tuple[int, int]] | None = None
-                for at, place, packed in self._packed(run):
-                    data = self._checked(manifest, at, place, packed)
-                    if place.is_piece and self._maker:
-                        self._maker.prepare(missing[missing.index(at) + 1 :])
-                    if data is None:
-                        if self._maker and self._maker.is_hopeless:
-                            break
-                        continue
-                    if not begun:
-                        first()
-                        begun = True
-                    if written:
-                        yield written.result()
-                    written = writer.submit(write, at, data, len(packed))
-                if written:
-                    yield written.result()
+            written: Future[int] | None = None
+            for at, data in self._chunks(manifest, missing):
+                if not written:
+                    first()
+                else:
+                    yield written.result(), self._fetched
+                written = writer.submit(_write, disk, at, data)
+            if written:
+                yield written.result(), self._fetched
 
-    def _place(self, manifest: Manifest, at: int) -> Place:
-        """Where to get a chunk: the piece of it, if that is of use."""
-        if self._maker and (piece := self._maker.piece(at)):
-            return Place(self._maker.delta.blob.sha256, *piece, is_piece=True)
-        chunk = manifest.slot.chunks[at]
-        return Place(manifest.slot.blob.sha256, chunk.offset, chunk.size, is_piece=False)
+    def _chunks(
+        self, manifest: Manifest, numbers: list[int]
+    ) -> Iterator[tuple[int, bytes | bytearray]]:
+        """Chunks by their numbers: made, or fetched, in one request for each run of neighbours."""
+        whole = []
+        for count, at in enumerate(numbers, 1):
+            data = self._maker.chunk(at) if self._maker else None
+            if data is None:
+                whole.append(at)
+                continue
+            yield at, data
+            if self._maker:
+                self._maker.prepare(numbers[count:])
+        for run in _runs(whole, manifest.slot.chunks):
+            for at, packed in self._packed(manifest.slot, run):
+                self._fetched += len(packed)
+                yield at, self._checked(manifest, at, packed)
 
-    def _checked(
-        self, manifest: Manifest, at: int, place: Place, packed: bytes
-    ) -> bytes | bytearray | None:
-        """A chunk, unpacked; None where its piece was of no use.
-
-        Raises Refused where it isn't the signed one.
-        """
-        if place.is_piece:
-            assert self._maker is not None
-            return self._maker.chunk(at, packed)
+    def _checked(self, manifest: Manifest, at: int, packed: bytes) -> bytes:
+        """A chunk, unpacked. Raises Refused where it isn't the signed one."""
         try:
             data = unpacked(packed, manifest.slot.chunk_size(at))
             if hashlib.sha256(data).hexdigest() != manifest.slot.chunks[at].sha256:
                 raise Refused(f"release {manifest.version}: chunk {at} is corrupt")
         except Refused:
-            if self._part.place == place and self._part.data:
-                self._part = NO_PART
+            if (part := self._part) and part.chunk == at and part.data:
+                self._part = Part(0, b"")
                 raise Unreachable(f"chunk {at} came in two parts that don't fit") from None
             raise
         return data
 
-    def _packed(self, run: list[tuple[int, Place]]) -> Iterator[tuple[int, Place, bytes]]:
-        """The chunks of a run, packed.
-
-        Pieces are all here before the first is used: what streams need is asked for in between.
-        """
-        if not run[0][1].is_piece:
-            yield from self._stream(run)
-            return
-        came, problem = [], None
-        try:
-            for item in self._stream(run):
-                came.append(item)
-        except Unreachable as error:
-            problem = error
-        yield from came
-        if problem:
-            raise problem
-
-    def _stream(self, run: list[tuple[int, Place]]) -> Iterator[tuple[int, Place, bytes]]:
-        """The same as they come. What came of the first before is not asked for again."""
-        (_, first), (_, last) = run[0], run[-1]
-        buffer = bytearray(self._part.data if self._part.place == first else b"")
-        begin, end = first.offset + len(buffer), last.offset + last.size
+    def _packed(self, slot: SlotImage, run: list[int]) -> Iterator[tuple[int, bytes]]:
+        """The chunks of a run, packed. What came of the first before is not asked for again."""
+        chunks = slot.chunks
+        buffer = bytearray(self._part.data if self._part.chunk == run[0] else b"")
+        begin, end = chunks[run[0]].offset + len(buffer), chunks[run[-1]].offset
+        end += chunks[run[-1]].size
         done = 0
         try:
-            pieces = self.source.stream(f"blobs/{first.blob}", begin, end - begin)
-            sizes = [place.size for _, place in run]
+            pieces = self.source.stream(f"blobs/{slot.blob.sha256}", begin, end - begin)
+            sizes = [chunks[at].size for at in run]
             # In this order, so that the source is asked to its end, and its connection is kept.
-            for packed, (at, place) in zip(cut(pieces, sizes, buffer), run, strict=False):
-                yield at, place, packed
+            for packed, at in zip(cut(pieces, sizes, buffer), run, strict=False):
+                yield at, packed
                 done += 1
         except Unreachable:
-            self._part = Part(run[done][1], bytes(buffer))
+            self._part = Part(run[done], bytes(buffer))
             raise
-        self._part = NO_PART
+        self._part = Part(0, b"")
 
 
-def _runs(places: Iterable[tuple[int, Place]]) -> Iterator[list[tuple[int, Place]]]:
-    """Split chunks where the next doesn't begin in the blob where the one before ends.
+def _write(disk: Disk, at: int, data: bytes | bytearray) -> int:
+    disk.write(at * CHUNK, data)
+    return at
 
-    Pieces, which are kept in memory, are split where they get too many.
 
-    Places are asked for one after the other, so that what becomes of a run counts for the next.
-    """
-    run: list[tuple[int, Place]] = []
-    for at, place in places:
-        before = run[-1][1] if run else place._replace(size=0)
-        held = before.offset + before.size - run[0][1].offset if run and place.is_piece else 0
-        if (before.blob, before.offset + before.size) != place[:2] or held > PIECES_MAX:
-            yield run
-            run = []
-        run.append((at, place))
-    if run:
-        yield run
+def _runs(numbers: list[int], chunks: tuple[Chunk, ...]) -> list[list[int]]:
+    """Split chunk numbers where the next doesn't begin in the blob where the one before ends."""
+    runs: list[list[int]] = []
+    for at in numbers:
+        before = chunks[runs[-1][-1]] if runs else None
+        if before and before.offset + before.size == chunks[at].offset:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    return runs
 
 
 def cut(

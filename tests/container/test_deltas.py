@@ -97,15 +97,20 @@ def test_what_is_made_of_the_old_slot_is_the_new_one(
     active = tmp_path / "active"
     active.write_bytes(old)
 
+    requests: list[int] = []
+
     def fetch(offset: int, size: int) -> bytes:
+        requests.append(size)
         return blob[offset : offset + size]
 
     with node.Maker(image, delta, active, active, fetch) as maker:
-        for number, (offset, size) in enumerate(delta.pieces):
-            if size:
-                data = maker.chunk(number, fetch(offset, size))
+        for number in maker.order()[0]:
+            data = maker.chunk(number)
+            if delta.pieces[number].size:
                 assert data is not None, maker.problem
                 assert bytes(data) == new[number * CHUNK : (number + 1) * CHUNK]
+    assert sum(requests) == price.size, "each piece came once"
+    assert len(requests) <= 2 + 2 * price.size // node.FETCH
     assert not maker.problem
     assert price.size < image.blob.size / 2, price
     assert sum(share for _, share in price.files) <= price.size

@@ -103,7 +103,7 @@ def test_another_slot_altogether_costs_three_pieces(node: FileNode, publisher: P
     with served(publisher.store.folder) as (url, requests):
         size, note = fetched(node, url, manifest)
     assert node.holds("b", manifest, publisher)
-    assert size == manifest.slot.blob.size
+    assert 0 < size - manifest.slot.blob.size <= manifest.slot.deltas[0].blob.size
     assert note.startswith("the delta was given up: ")
     assert len([path for path in requests if path.startswith("/blobs/")]) == 2
 
@@ -172,8 +172,9 @@ def test_a_line_that_breaks_goes_on_where_it_was(node: FileNode, publisher: Publ
         if "/blobs/" not in request.path:
             return False
         first, last = (int(x) for x in request.headers["Range"].removeprefix("bytes=").split("-"))
-        sent.append(last + 1 - first if len(sent) == 4 else (last + 1 - first) // 3)
-        if len(sent) == 5:
+        is_last = len(sent) % 5 == 4
+        sent.append(last + 1 - first if is_last else (last + 1 - first) // 3)
+        if is_last:
             return False
         data = (publisher.store.folder / request.path.lstrip("/")).read_bytes()[first : last + 1]
         request.send_response(206)
@@ -187,7 +188,7 @@ def test_a_line_that_breaks_goes_on_where_it_was(node: FileNode, publisher: Publ
     with served(publisher.store.folder, cut) as (url, _):
         _, note = fetched(node, url, manifest)
     assert node.holds("b", manifest, publisher) and not note
-    assert len(sent) == 5 and sum(sent) == manifest.slot.deltas[0].blob.size, "nothing came twice"
+    assert len(sent) >= 10 and sum(sent) == manifest.slot.deltas[0].blob.size, "nothing came twice"
 
 
 def test_an_update_that_was_cut_off_is_resumed_by_delta(
@@ -246,7 +247,7 @@ def with_streams(node: FileNode, publisher: Publisher, monkeypatch: pytest.Monke
     small, old_kernel = packed_by("zlib-4", INSIDE), packed_by("gzip-9", KERNEL_OLD)
     kernel = packed_by("gzip-9", KERNEL_NEW)
     old = (HEAD + old_kernel).ljust(2 * CHUNK, b"\0") + INSIDE[:CHUNK]
-    new = HEAD + small + kernel
+    new = HEAD + kernel + small
     late = -(-len(new) // CHUNK) * CHUNK
     new = new.ljust(late, b"\0") + INSIDE[CHUNK:]
     assert late >= CHUNK
@@ -256,7 +257,7 @@ def with_streams(node: FileNode, publisher: Publisher, monkeypatch: pytest.Monke
     both = old + new
     streams = [
         Found(
-            "initramfs", len(HEAD), len(small), "zlib-4", INSIDE,
+            "initramfs", len(HEAD) + len(kernel), len(small), "zlib-4", INSIDE,
             [
                 Range(0, 2 * CHUNK, CHUNK),
                 Range(CHUNK, len(old) + late, len(INSIDE) - CHUNK),
@@ -264,7 +265,7 @@ def with_streams(node: FileNode, publisher: Publisher, monkeypatch: pytest.Monke
             lambda at, size: both[at : at + size],
         ),
         Found(
-            "kernel", len(HEAD) + len(small), len(kernel), "gzip-9", KERNEL_NEW, ranges,
+            "kernel", len(HEAD), len(kernel), "gzip-9", KERNEL_NEW, ranges,
             lambda at, size: KERNEL_OLD[at : at + size],
             (Piece(len(HEAD), len(old_kernel)),),
         ),
@@ -339,7 +340,7 @@ def test_a_line_that_breaks_in_a_stream_is_asked_again(
     broken: list[str] = []
 
     def cut(request: Any) -> bool:
-        if "/blobs/" not in request.path or len(broken) >= 10:
+        if "/blobs/" not in request.path or len(broken) >= 6:
             return False
         broken.append(request.headers["Range"])
         if len(broken) % 2:
@@ -349,7 +350,7 @@ def test_a_line_that_breaks_in_a_stream_is_asked_again(
 
     with served(publisher.store.folder, cut) as (url, _):
         _, note = fetched(node, url, with_streams)
-    assert node.holds("b", with_streams, publisher) and not note and len(broken) == 10
+    assert node.holds("b", with_streams, publisher) and not note and len(broken) == 6
 
 
 def test_damage_in_the_old_kernel_costs_the_new_one(
