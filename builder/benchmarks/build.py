@@ -113,11 +113,11 @@ def _make_iso(plan: Plan) -> None:
 
 
 class Checkout:
-    """A copy of the project with a cache of its own, in which files can be changed."""
+    """A copy of the project, in which files can be changed; with a cache of its own or ours."""
 
-    def __init__(self, folder: Path, engine: str) -> None:
-        self.root, self.cache = folder / "project", folder / "cache"
-        self.output = folder / "build"
+    def __init__(self, folder: Path, engine: str, own_cache: bool) -> None:
+        self.root, self.cache = folder / "project", folder / "cache" if own_cache else CACHE
+        self.output, self.changes = folder / "build", 0
         self.env = {
             **os.environ,
             "BELAY_BUILD_ENGINE": engine,
@@ -128,12 +128,13 @@ class Checkout:
         names = ("build", ".git", ".venv", "*.pyc", ".*_cache")
         shutil.copytree(PROJECT, self.root, ignore=shutil.ignore_patterns(*names))
         (self.root / ".venv").symlink_to(PROJECT / ".venv")
-        shutil.copy(LOCK_FILE, folder / "apk.lock")
+        self.lock = Path(shutil.copy(LOCK_FILE, folder / "apk.lock"))
+        if not own_cache:
+            return
         self.cache.mkdir()
         for path in CACHE.iterdir():
             if path.is_dir() and path.name not in ("results", "locks") and path != folder:
                 shutil.copytree(path, self.cache / path.name, symlinks=True)
-        self.changes = 0
 
     def inv(self, *words: str) -> None:
         done = subprocess.run(
@@ -153,17 +154,17 @@ class Checkout:
         self.changes += 1
         (self.root / "rootfs/overlay/etc/changed").write_text(f"{self.changes}\n")
 
-    def add_package(self) -> None:
+    def add_package(self, name: str = ADDED_PACKAGE) -> None:
         with (self.root / "rootfs/world").open("a") as world:
-            world.write(f"{ADDED_PACKAGE}\n")
+            world.write(f"{name}\n")
         self.inv("lock")
 
 
 @contextmanager
-def checkout(engine: str) -> Iterator[Checkout]:
+def checkout(engine: str, own_cache: bool = True) -> Iterator[Checkout]:
     """A copy of the project that is there for a while; its steps run in `engine`."""
     folder = Path(tempfile.mkdtemp(dir=CACHE, prefix="bench-"))
     try:
-        yield Checkout(folder, engine)
+        yield Checkout(folder, engine, own_cache)
     finally:
         remove_tree(folder)

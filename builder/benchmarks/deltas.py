@@ -13,6 +13,7 @@ from pathlib import Path
 from invoke.context import Context
 
 from builder.alpine.lock import lock_file
+from builder.benchmarks.build import checkout
 from builder.benchmarks.figure import Figure
 from builder.core.config import Config, load_config
 from builder.core.errors import UserError
@@ -40,10 +41,11 @@ class Case:
     old: Path
     new: Path
     image: SlotImage
+    seconds: float  # of processor time that the delta took
 
 
 def cases(c: Context, folder: Path, store: Store, progress: Progress) -> Iterator[Case]:
-    """A new kernel, one changed file, another version; their blobs are put into `store`."""
+    """New kernels, changed files, other packages; their blobs are put into `store`."""
     config = load_config()
     new = replace(config, os=replace(config.os, version=NEW))
     sample = replace(config.alpine, mirror="sample", release=OLD_ALPINE)
@@ -58,11 +60,60 @@ def cases(c: Context, folder: Path, store: Store, progress: Progress) -> Iterato
     for what, older in before.items():
         old = _slot(c, replace(older, os=replace(older.os, version=OLD)), folder / what)
         progress.started("delta", what)
-        yield Case(what, old, slot, _with_delta(old, slot, store, new, progress))
+        yield _case(what, old, slot, store, new, progress)
         progress.stopped("delta")
     if not had_lock:
         lock.unlink()
     build(c, "image", config)  # build/ holds it again
+    for what, old, slot in _with_other_packages(folder):
+        progress.started("delta", what)
+        yield _case(what, old, slot, store, new, progress)
+        progress.stopped("delta")
+
+
+def _with_other_packages(folder: Path) -> Iterator[tuple[str, Path, Path]]:
+    """What changes, the slot before and the slot after; all of the sample mirror."""
+    with checkout("auto", own_cache=False) as copy:
+
+        def slot(version: str) -> Path:
+            copy.env["BELAY_OS_VERSION"] = version
+            copy.inv("slot")
+            return Path(shutil.copyfile(copy.output / "slot.img", folder / f"packages {version}"))
+
+        copy.env["BELAY_ALPINE_MIRROR"] = "sample"
+        copy.inv("lock")
+        copy.env["BELAY_ALPINE_RELEASE"] = OLD_ALPINE
+        copy.inv("lock")
+        del copy.env["BELAY_ALPINE_RELEASE"]
+        lock = copy.lock.read_text()
+        older = copy.lock.with_name(f"apk-{OLD_ALPINE}.lock").read_text()
+        new = slot(NEW)
+        for what, names in {"OpenSSL": ("libcrypto3", "libssl3"), "xz-libs": ("xz-libs",)}.items():
+            mixed = lock
+            for name in names:
+                line = re.compile(rf'^"{name}" = .*$', re.M)
+                found = line.search(older)
+                assert found, name
+                mixed = line.sub(found[0].replace("\\", r"\\"), mixed)
+            copy.lock.write_text(mixed)
+            yield what, slot(OLD), new
+        copy.lock.write_text(lock)
+        old = slot(OLD)
+        copy.add_package("curl")
+        yield "curl added", old, slot(NEW)
+
+
+def _case(
+    what: str, old: Path, new: Path, store: Store, config: Config, progress: Progress
+) -> Case:
+    begin = _processor_seconds()
+    image = _with_delta(old, new, store, config, progress)
+    return Case(what, old, new, image, _processor_seconds() - begin)
+
+
+def _processor_seconds() -> float:
+    """Those of this process and of what it ran."""
+    return sum(os.times()[:4])
 
 
 def _slot(c: Context, config: Config, target: Path) -> Path:
@@ -92,6 +143,7 @@ def sizes(case: Case, folder: Path) -> Iterator[Figure]:
     chunks = zip(case.image.chunks, delta.pieces, strict=True)
     pieces = delta.blob.size + sum(chunk.size for chunk, piece in chunks if not piece.size)
     yield Figure(f"{case.what}: by delta, manifest too", (pieces + more) / 1e3, "kB")
+    yield Figure(f"{case.what}: making the delta, processor time", case.seconds, "s")
     yield Figure(f"{case.what}: whole chunks", case.image.blob.size / 1e3, "kB")
     for name, size in PEERS.items():
         scratch = folder / "peer"

@@ -72,6 +72,8 @@ def update_figures(c: Context, progress: Progress, times: int) -> list[Figure]:
                         by_delta += [replace(item, what=f"{item.what}{how}") for item in found]
             if rauc.is_installed():
                 figures += _by_rauc(folder, url, progress, times)
+            else:
+                figures.append(Figure("RAUC: it is not installed", float("nan"), "s"))
     return [
         *figures,
         Figure("slot image", manifest.slot.size / 1e6, "MB"),

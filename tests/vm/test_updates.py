@@ -15,6 +15,7 @@ from builder.vm.machine import Machine
 from tests.project import Project, Published
 from tests.write_log import writes
 from updater.contract import BAD, TRIAL
+from updater.formats import CHUNK
 from updater.grubenv import BootState, SlotState
 
 pytestmark = pytest.mark.vm(minutes=6)
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.vm(minutes=6)
 UPDATE_TIMEOUT_S = 900
 HALF = 80 << 20
 DELTA_MAX = 9_500_000  # bytes from one kernel to the next
+MEMORY_MAX = "45M"
 
 
 def place_of(disk: Path, name: str) -> Place:
@@ -67,12 +69,16 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
             )
             machine.power_cut()
             assert read_boot_state(machine.disk).slots["b"].state == BAD
+            # Only the begin of the kernel is there: it was cut off while that was packed.
+            assert holds(machine.disk, "b", image, 0, CHUNK)
+            assert not holds(machine.disk, "b", image, 5 * CHUNK, CHUNK)
         with machine.stage("a power cut at the flip"):
             machine.start()
             machine.wait_for_console(r"belay: booting slot a \(good\)")
             machine.wait_for_login()
             machine.wait_until_confirmed()
             before = len(published.server.log.read_text().splitlines())
+            limit_memory(machine)
             machine.type("belay update\n")
             machine.wait_until(lambda: is_on_trial(machine.disk, "b"), UPDATE_TIMEOUT_S)
             machine.power_cut()
@@ -100,6 +106,16 @@ def test_a_node_pulls_tries_and_keeps_a_release(published: Published, tmp_path: 
             copy_sparse(machine.disk, tmp_path / "at the end")
     slots = [*published.slots.values(), broken]
     every_moment_was_safe(published.first_disk, slots, log, tmp_path)
+
+
+def limit_memory(machine: Machine) -> None:
+    """What is typed on the console has so much memory, and is ended where it needs more."""
+    machine.type(
+        "cd /tmp && mkdir groups && mount -t cgroup2 none groups && cd groups &&"
+        " echo +memory >cgroup.subtree_control; mkdir update && cd update &&"
+        f" echo {MEMORY_MAX} >memory.max && echo $$ >cgroup.procs\n"
+    )
+    machine.succeed("until grep . /tmp/groups/update/cgroup.procs; do sleep 1; done")
 
 
 def a_bad_release_is_left(machine: Machine, stick: Path) -> None:
