@@ -75,10 +75,10 @@ def _with_other_packages(folder: Path) -> Iterator[tuple[str, Path, Path]]:
     """What changes, the slot before and the slot after; all of the sample mirror."""
     with checkout("auto", own_cache=False) as copy:
 
-        def slot(version: str) -> Path:
+        def slot(version: str, what: str) -> Path:
             copy.env["BELAY_OS_VERSION"] = version
             copy.inv("slot")
-            return Path(shutil.copyfile(copy.output / "slot.img", folder / f"packages {version}"))
+            return Path(shutil.copyfile(copy.output / "slot.img", folder / f"{version} {what}"))
 
         copy.env["BELAY_ALPINE_MIRROR"] = "sample"
         copy.inv("lock")
@@ -87,7 +87,7 @@ def _with_other_packages(folder: Path) -> Iterator[tuple[str, Path, Path]]:
         del copy.env["BELAY_ALPINE_RELEASE"]
         lock = copy.lock.read_text()
         older = copy.lock.with_name(f"apk-{OLD_ALPINE}.lock").read_text()
-        new = slot(NEW)
+        new = slot(NEW, "")
         for what, names in {"OpenSSL": ("libcrypto3", "libssl3"), "xz-libs": ("xz-libs",)}.items():
             mixed = lock
             for name in names:
@@ -96,18 +96,26 @@ def _with_other_packages(folder: Path) -> Iterator[tuple[str, Path, Path]]:
                 assert found, name
                 mixed = line.sub(found[0].replace("\\", r"\\"), mixed)
             copy.lock.write_text(mixed)
-            yield what, slot(OLD), new
+            yield what, slot(OLD, what), new
         copy.lock.write_text(lock)
-        old = slot(OLD)
+        old = slot(OLD, "")
         copy.add_package("curl")
-        yield "curl added", old, slot(NEW)
+        yield "curl added", old, slot(NEW, "curl")
 
 
 def _case(
     what: str, old: Path, new: Path, store: Store, config: Config, progress: Progress
 ) -> Case:
+    image = write_slot(new, store.blobs, config.publish.level)
     begin = _processor_seconds()
-    image = _with_delta(old, new, store, config, progress)
+    plan = plan_for(config, ["chroot"], progress)
+    before, after = memoryview(old.read_bytes()), memoryview(new.read_bytes())
+    with programs_of(plan.engine, plan.root, before) as pack_again:
+        found = streams(before, after, pack_again)
+    older = Manifest("belay", config.alpine.arch, OLD, 0, image, {})
+    slots = Slots(before, after, regions(after), found)
+    delta, _ = make_delta(slots, older, image, store.blobs)
+    image = replace(image, deltas=(delta,))
     return Case(what, old, new, image, _processor_seconds() - begin)
 
 
@@ -119,20 +127,6 @@ def _processor_seconds() -> float:
 def _slot(c: Context, config: Config, target: Path) -> Path:
     build(c, "slot", config)
     return Path(shutil.copyfile((BUILD / "slot.img").resolve(), target))
-
-
-def _with_delta(
-    old: Path, new: Path, store: Store, config: Config, progress: Progress
-) -> SlotImage:
-    plan = plan_for(config, ["chroot"], progress)
-    image = write_slot(new, store.blobs, config.publish.level)
-    before, after = memoryview(old.read_bytes()), memoryview(new.read_bytes())
-    with programs_of(plan.engine, plan.root, before) as pack_again:
-        found = streams(before, after, pack_again)
-    older = Manifest("belay", config.alpine.arch, OLD, 0, image, {})
-    slots = Slots(before, after, regions(after), found)
-    delta, _ = make_delta(slots, older, image, store.blobs)
-    return replace(image, deltas=(delta,))
 
 
 def sizes(case: Case, folder: Path) -> Iterator[Figure]:

@@ -18,6 +18,7 @@ from builder.releases.streams import Found
 from tests.esp import esp
 from tests.publisher import FileNode, Publisher, served, slot_bytes
 from updater.contract import TRIAL
+from updater.delta import Maker
 from updater.formats import CHUNK, Manifest, Piece
 from updater.streams import PACKERS
 from updater.update import ATTEMPTS
@@ -30,16 +31,21 @@ RANGES = [Range(0, 0, AT), Range(AT + len(WORD), AT, len(NEW) - AT - len(WORD))]
 CHUNKS = 6
 
 
-def publish(publisher: Publisher, new: bytes = NEW, ranges: Sequence[Range] = RANGES) -> Manifest:
-    """Release 1.1.0 with a delta from 1.0.0."""
+def publish(
+    publisher: Publisher,
+    new: bytes = NEW,
+    ranges: Sequence[Range] = RANGES,
+    version: str = "1.1.0",
+) -> Manifest:
+    """A release with a delta from 1.0.0."""
     file = publisher.store.folder.parent / "image"
     file.write_bytes(new)
     image = write_slot(file, publisher.store.blobs, level=0)
     slots = Slots(memoryview(OLD), memoryview(new))
     delta, price = encoded(slots, ranges, "1.0.0", image, publisher.store.blobs)
     assert price.size == sum(piece.size for piece in delta.pieces)
-    manifest = publisher.release("1.1.0", data=new, slot=replace(image, deltas=(delta,)))
-    publisher.point("1.1.0")
+    manifest = publisher.release(version, data=new, slot=replace(image, deltas=(delta,)))
+    publisher.point(version)
     return manifest
 
 
@@ -66,6 +72,19 @@ def fetched(node: FileNode, source: str, manifest: Manifest) -> tuple[int, str]:
     note = updater.install(manifest)
     assert node.boot.read().slots["b"].state == TRIAL
     return sizes[-1], note
+
+
+def cut_off(node: FileNode, publisher: Publisher, manifest: Manifest, after: int) -> None:
+    """Begin an update that ends after so many chunks."""
+    updater = node.updater(str(publisher.store.folder))
+
+    def stop(done: int, total: int, size: int) -> None:
+        if done == after:
+            raise RuntimeError("the plug was pulled")
+
+    updater._progress = stop
+    with pytest.raises(RuntimeError, match="the plug"):
+        updater.install(manifest)
 
 
 def test_what_the_active_slot_has_is_not_fetched(node: FileNode, publisher: Publisher) -> None:
@@ -195,20 +214,55 @@ def test_an_update_that_was_cut_off_is_resumed_by_delta(
     node: FileNode, publisher: Publisher
 ) -> None:
     manifest = publish(publisher)
-    updater = node.updater(str(publisher.store.folder))
-
-    def stop(done: int, total: int, size: int) -> None:
-        if done == 3:
-            raise RuntimeError("the plug was pulled")
-
-    updater._progress = stop
-    with pytest.raises(RuntimeError, match="the plug"):
-        updater.install(manifest)
+    cut_off(node, publisher, manifest, after=3)
     with served(publisher.store.folder) as (url, _):
         size, note = fetched(node, url, manifest)
     delta = manifest.slot.deltas[0]
     assert node.holds("b", manifest, publisher) and not note
     assert 0 < size <= sum(piece.size for piece in delta.pieces[2:])
+
+
+def test_an_update_that_was_cut_off_goes_on_with_another_release(
+    node: FileNode, publisher: Publisher
+) -> None:
+    first = publish(publisher)
+    cut_off(node, publisher, first, after=3)
+    new = OLD[:AT] + bytes(len(WORD)) + OLD[AT : -len(WORD)]
+    manifest = publish(publisher, new, RANGES, "1.2.0")
+    size, note = fetched(node, str(publisher.store.folder), manifest)
+    assert node.holds("b", manifest, publisher) and not note
+    assert 0 < size <= manifest.slot.deltas[0].blob.size
+
+
+def test_all_comes_by_one_connection(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    clients = []
+
+    def note_client(request: Any) -> bool:
+        clients.append(request.client_address)
+        return False
+
+    with served(publisher.store.folder, note_client) as (url, _):
+        fetched(node, url, with_streams)
+    assert len(clients) >= 4 and len(set(clients)) == 1
+
+
+def test_chunks_that_look_at_others_are_made_last(
+    node: FileNode, publisher: Publisher, with_streams: Manifest
+) -> None:
+    (delta,) = with_streams.slot.deltas
+    kernel = next(stream for stream in delta.streams if stream.source)
+    with Maker(
+        with_streams.slot, delta, node.slots["a"], node.slots["b"], lambda offset, size: b""
+    ) as maker:
+        order, late = maker.order()
+    count = len(with_streams.slot.chunks)
+    assert sorted(order) == list(range(count)) and order[-len(late) :] == sorted(late)
+    assert late and late == {
+        at for at in range(count) if (at + 1) * CHUNK > kernel.at + kernel.size
+    } - {count - 1}, "the initramfs lies behind the kernel, and what it holds behind that"
+    assert order.index(count - 1) < order.index(0), "the kernel is packed meanwhile"
 
 
 def test_a_delta_that_makes_no_sense_is_none(node: FileNode, publisher: Publisher) -> None:
@@ -321,15 +375,7 @@ def test_a_packer_of_the_future_is_none(
 def test_an_update_that_was_cut_off_in_a_stream_is_resumed(
     node: FileNode, publisher: Publisher, with_streams: Manifest, done: int
 ) -> None:
-    updater = node.updater(str(publisher.store.folder))
-
-    def stop(count: int, total: int, size: int) -> None:
-        if count == done:
-            raise RuntimeError("the plug was pulled")
-
-    updater._progress = stop
-    with pytest.raises(RuntimeError, match="the plug"):
-        updater.install(with_streams)
+    cut_off(node, publisher, with_streams, after=done)
     _, note = fetched(node, str(publisher.store.folder), with_streams)
     assert node.holds("b", with_streams, publisher) and not note
 
