@@ -6,7 +6,7 @@
 #   in/release.json  in/settings.json  in/settings  in/disk-guid  in/contract.sh
 #   in/offline  in/APKINDEX.tar.gz   offline packages, if there are any
 #   $OS_NAME $OS_VERSION $OS_BUILT $NODE_LABEL $STICK_LABEL $ARCH
-#   $SERIAL     nothing: the serial line has no login
+#   $SERIAL     the serial line; nothing: it has no login
 #   $NTP        time servers, or nothing
 #   $CONSOLE    development: root has an empty password; locked: no password opens any account
 set -eu
@@ -181,7 +181,11 @@ done
 -SUBSYSTEM=net;.*	root:root	0600	*/usr/lib/belay/card' \
 		"$root/etc/mdev.conf"
 
-[ -n "$SERIAL" ] || sed -i '/^ttyS/d' "$root/etc/inittab"
+if [ -n "$SERIAL" ]; then
+	sed -i "s/ttyS0/$SERIAL/g" "$root/etc/inittab"
+else
+	sed -i '/^ttyS/d' "$root/etc/inittab"
+fi
 
 sed 's/#.*//' in/services | while read -r runlevel service more; do
 	[ -n "$runlevel" ] || continue

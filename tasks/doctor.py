@@ -12,6 +12,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from builder.core.arch import ARCHES, X86_64, Arch
 from builder.core.cache import KEEP_MIB
 from builder.core.config import MIB, load_config
 from builder.core.errors import UserError
@@ -25,7 +26,7 @@ USES = {
     "dot": "inv graph --format svg",
     "minisign": "a test of signatures",
     "nginx": "tests with a web server",
-    "qemu-system-x86_64": "inv qemu, release.test, site.test",
+    X86_64.qemu: "inv qemu, release.test, site.test",
     "ssh": "inv upload to another machine, release.test, site.test",
     "ssh-keygen": "tests of SSH",
     "sshd": "a test of inv upload",
@@ -49,8 +50,8 @@ def findings() -> Iterator[Finding]:
     machine = platform.machine()
     yield (
         Finding("machine", "ok", machine)
-        if machine == "x86_64"
-        else Finding("machine", "wrong", machine, "build on an x86_64 machine")
+        if machine in ARCHES
+        else Finding("machine", "wrong", machine, f"build on one of: {', '.join(ARCHES)}")
     )
     free_mib = shutil.disk_usage(PROJECT).free // MIB
     yield (
@@ -59,16 +60,16 @@ def findings() -> Iterator[Finding]:
         else Finding("disk space", "wrong", f"{free_mib} MiB free", f"make {FREE_MIB} MiB free")
     )
     yield _git()
-    engine = "auto"
+    engine, arch = "auto", X86_64
     try:
         config = load_config()
-        engine = config.build.engine
+        engine, arch = config.build.engine, ARCHES[config.alpine.arch]
     except UserError as error:
         yield Finding("image.toml", "wrong", str(error), "correct it there")
     else:
         yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
     yield _container(engine)
-    yield _virtual_machines()
+    yield _virtual_machines(arch)
     yield _other_programs()
     yield _cache()
 
@@ -86,21 +87,21 @@ def _container(wanted: str) -> Finding:
     return Finding("container", "wrong", problem.found, problem.hint)
 
 
-def _virtual_machines() -> Finding:
+def _virtual_machines(arch: Arch) -> Finding:
     """Only `inv qemu` and the VM tests need them, so what is missing is no mistake."""
-    from builder.vm.hardware import QEMU, firmware
-    from builder.vm.kvm import kvm_works
+    from builder.vm.hardware import accelerator, firmware
 
-    program = shutil.which(QEMU)
+    program = shutil.which(arch.qemu)
     if program is None:
-        remedy = install_command([QEMU])
-        return Finding("virtual machines", "missing", f"no {QEMU}", remedy)
+        remedy = install_command([arch.qemu])
+        return Finding("virtual machines", "missing", f"no {arch.qemu}", remedy)
     try:
-        firmware()
+        firmware(arch)
     except UserError as error:
         return Finding("virtual machines", "missing", "no UEFI firmware", str(error))
-    how = "by KVM" if kvm_works(program) else "by emulation, as KVM doesn't work here: slower"
-    return Finding("virtual machines", "ok", how)
+    by_kvm = "kvm" in accelerator(program, arch)
+    how = "by KVM" if by_kvm else "by emulation, as KVM doesn't work here: slower"
+    return Finding("virtual machines", "ok", f"{arch.name}, {how}")
 
 
 def _git() -> Finding:

@@ -28,7 +28,7 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     """Write build/netboot for any web server: point your DHCP server at its boot.ipxe."""
     from builder.core.serve import served
     from builder.releases.make import config_of_tag, store_of, trusted_keys
-    from builder.releases.netboot import SCRIPT, STEPS, require_slot, write_netboot
+    from builder.releases.netboot import SCRIPT, STEPS, netboot_arch, require_slot, write_netboot
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: wanted a URL such as http://192.168.1.2:8080")
@@ -38,6 +38,7 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     if tag:
         config = config_of_tag(config, tag)
         manifest = store_of(config).manifest(config.os.version, trusted_keys())
+    netboot_arch(config)
     for step in STEPS:
         build(c, step, config)
     if c.config.run.dry:
@@ -45,7 +46,7 @@ def netboot(c: Context, url: str, tag: str = "", serve: str = "") -> None:
     if manifest:
         require_slot(manifest)
     url = url.rstrip("/")
-    write_netboot(NETBOOT_FOLDER, url, config.boot.cmdline)
+    write_netboot(NETBOOT_FOLDER, url, config.cmdline)
     say(f"{NETBOOT_FOLDER}: serve it as {url}; machines boot {url}/{SCRIPT} by iPXE")
     if port:
         with served(NETBOOT_FOLDER, "", port):

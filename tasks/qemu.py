@@ -12,6 +12,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from builder.core.arch import ARCHES
 from builder.core.config import Config, load_config
 from builder.core.errors import UserError
 from builder.core.files import copy_sparse, in_use
@@ -62,7 +63,12 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from builder.vm.hardware import Hardware, copy_variables, free_port, qemu_program
 
     config = load_config()
-    qemu_program()
+    arch = ARCHES[config.alpine.arch]
+    qemu_program(arch)
+    if bios and not arch.has_bios:
+        raise UserError(
+            f"--bios: {arch.name} machines have no BIOS", "leave it out: they have UEFI"
+        )
     if netboot:
         if slot or release or keep:
             raise UserError("--netboot boots no slot of a disk: not with --slot, --release, --keep")
@@ -91,11 +97,12 @@ def qemu(  # noqa: PLR0913, PLR0917 - each is an option of the command line
             write_boot_state(disk, read_boot_state(disk)._replace(next=slot))
         hardware = Hardware(
             disk,
-            None if bios else copy_variables(folder),
+            None if bios else copy_variables(folder, arch),
             memory_mib,
             Path(usb).resolve() if usb else None,
             config.node.label,
             ssh_port=free_port(),
+            arch=arch,
         )
         code = _run(hardware)
     raise Exit(code=code)
@@ -115,9 +122,10 @@ def _run(hardware: Hardware) -> int:
 
 def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: str) -> int:
     from builder.core.serve import served
-    from builder.releases.netboot import SCRIPT, STEPS, write_netboot
+    from builder.releases.netboot import SCRIPT, STEPS, netboot_arch, write_netboot
     from builder.vm.hardware import Hardware, copy_variables, free_port
 
+    arch = netboot_arch(config)
     for step in STEPS:
         build(c, step, config)
     if c.config.run.dry:
@@ -132,15 +140,16 @@ def _run_from_network(c: Context, config: Config, bios: bool, memory: int, usb: 
             file.truncate((BUILD / "disk.img").stat().st_size + TO_GROW)
         with served(folder / "www") as port:
             url = f"http://10.0.2.2:{port}"  # this machine, as a guest sees it
-            write_netboot(folder / "www", url, config.boot.cmdline)
+            write_netboot(folder / "www", url, config.cmdline)
             return _run(
                 Hardware(
                     disk,
-                    None if bios else copy_variables(folder),
+                    None if bios else copy_variables(folder, arch),
                     memory,
                     Path(usb).resolve() if usb else None,
                     config.node.label,
                     netboot=f"{url}/{SCRIPT}",
                     ssh_port=free_port(),
+                    arch=arch,
                 )
             )

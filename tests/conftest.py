@@ -14,10 +14,11 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from builder.core.arch import X86_64
 from builder.core.config import load_config
 from builder.core.paths import BUILD, PROJECT
 from builder.disk.layout import Layout, layout
-from builder.vm.hardware import QEMU, free_port
+from builder.vm.hardware import free_port
 from tests.docker_daemon import NoDaemon, docker_daemon
 from tests.mirror import Mirror
 from tests.offer import Offer
@@ -62,7 +63,7 @@ def _minutes(item: pytest.Item) -> float:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What a test needs is looked at before its fixtures, which may take minutes."""
     if item.get_closest_marker("vm"):
-        program(QEMU)
+        program(X86_64.qemu)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from builder.alpine.apk_writer import Draft, SigningKey
+from builder.core.files import linked
 from builder.sample.mirror import sample_mirror, write_repository
 
 COMMUNITY = "v3.23/community/x86_64"
@@ -18,7 +19,7 @@ class Offer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copytree(sample_mirror("3.23"), folder, copy_function=link)
+        shutil.copytree(sample_mirror("3.23"), folder, copy_function=linked)
         self.key = new_key(folder / "keys/offer.rsa.pub")
         self.add()
 
@@ -32,11 +33,3 @@ def new_key(public: Path) -> SigningKey:
     key = SigningKey(public.name, rsa.generate_private_key(65537, 2048))
     public.write_bytes(key.public)
     return key
-
-
-def link(source: str, target: str) -> None:
-    """A second name where that can be, else a copy."""
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from builder.alpine.apk_format import bytes_of, installed_record, lines_of, package_files
 from builder.alpine.kernel import MICROCODE_PACKAGES
 from builder.core.commands import CommandError
-from builder.core.config import Alpine
 from builder.core.errors import UserError
 from builder.core.files import folder_for
 from builder.core.paths import CACHE, LOGS
@@ -22,6 +22,15 @@ from builder.engines.engine import MOUNT_POINTS, Engine, Job
 STATIC = "apk-tools-static"
 APK = "/sbin/apk.static"
 Version = tuple[str, str]  # name and version of a package
+
+
+class World(NamedTuple):
+    """Packages that are asked for: in which file, their names, and for which architecture."""
+
+    source: str
+    names: tuple[str, ...]
+    arch: str
+
 
 _PLAN = re.compile(
     # "( 1/51) Installing musl (1.2.5-r23)", "(2/3) Upgrading kmod@tag (34.2-r1 -> 34.3-r0)"
@@ -73,22 +82,21 @@ class Apk:
     engine: Engine
     root: Path
     keys: Path
-    alpine: Alpine
+    kernel: str
 
     def resolve(
         self,
         mirror: Path,
-        world: tuple[str, Sequence[str]],
+        world: World,
         kept: Iterable[Path] = (),
         upgraded: Sequence[str] = (),
     ) -> list[Version]:
-        """All packages that a world needs, sorted. `world` is the file it is from, and its names.
+        """All packages that a world needs, sorted.
 
         `mirror` is a folder with indexes, and a file `repositories` that names them. Packages in
         `kept` stay as they are, as far as that is possible, but for those named in `upgraded`.
         Raises UserError where the world can't be had.
         """
-        source, names = world
         records = [installed_record(path.read_bytes()) for path in kept]
         found = {}
         for record in records:
@@ -98,8 +106,8 @@ class Apk:
         if upgraded:
             words += ["--upgrade", *upgraded]
         with tempfile.TemporaryDirectory() as folder:
-            _write_database(Path(folder) / "root", records, names)
-            output = self._add(words, Path(folder), source, {"mirror": mirror})
+            _write_database(Path(folder) / "root", records, world.names)
+            output = self._add(words, Path(folder), world, {"mirror": mirror})
         for step in _PLAN.finditer(output):
             if step["action"] == "Purging":
                 found.pop(step["name"], None)
@@ -107,26 +115,29 @@ class Apk:
                 found[step["name"]] = step["version"]
         return sorted(found.items())
 
-    def install(self, packages: Path, names: Sequence[str], output: Path, source: str) -> None:
-        """Install all packages of a folder into `output/root`; `names` are those asked for."""
+    def install(self, packages: Path, world: World, output: Path) -> None:
+        """Install all packages of a folder into `output/root`."""
         files = [f"/srv/in/packages/{path.name}" for path in sorted(packages.glob("*.apk"))]
         # In memory apk thinks of a diskless system, on which such packages would be lost.
         self._add(
-            ["--initdb", "--force-non-repository", *files], output, source, {"packages": packages}
+            ["--initdb", "--force-non-repository", *files], output, world, {"packages": packages}
         )
         # apk took note of files; the world of the root is of names.
-        (output / "root/etc/apk/world").write_text(world_text(names))
+        (output / "root/etc/apk/world").write_text(world_text(world.names))
 
-    def _add(self, words: Sequence[str], output: Path, source: str, inputs: dict[str, Path]) -> str:
+    def _add(
+        self, words: Sequence[str], output: Path, world: World, inputs: dict[str, Path]
+    ) -> str:
         """Run `apk add` on the folder `root` in `output`; return what it printed."""
-        command = (APK, "--root", "out/root", *options(self.alpine), "add", *words)
+        source = world.source
+        command = (APK, "--root", "out/root", *options(world.arch), "add", *words)
         inputs = {"keys": self.keys, **inputs}
         (output / "root").mkdir(exist_ok=True)
         job = Job(f"apk add for {source}", self.root, command, output, inputs)
         try:
             return self.engine.run(job, LOGS / f"apk-{source.replace('/', '-')}.log")
         except CommandError as error:
-            raise explained(error, source, self.alpine.kernel) from None
+            raise explained(error, source, self.kernel) from None
 
 
 def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) -> None:
@@ -144,10 +155,10 @@ def world_text(names: Iterable[str]) -> str:
     return "".join(f"{name}\n" for name in sorted(names))
 
 
-def options(alpine: Alpine) -> tuple[str, ...]:
+def options(arch: str) -> tuple[str, ...]:
     """What every call of apk in a job has in common: packages from its inputs only."""
     return (
-        *("--arch", alpine.arch, "--keys-dir", "/srv/in/keys", "--repositories-file", "/dev/null"),
+        *("--arch", arch, "--keys-dir", "/srv/in/keys", "--repositories-file", "/dev/null"),
         *("--no-network", "--no-cache", "--no-progress"),
     )
 

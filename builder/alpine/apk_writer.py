@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from builder.alpine.apk_format import LISTS, PKGINFO, bytes_of, control_checksum
+from builder.core.arch import X86_64
 
 BUILD_DATE = "1767225600"  # 2026-01-01, that the same files give the same package
 STORED_BLOCK_MAX = 65535  # the longest stored block of deflate (RFC 1951, 3.2.4)
@@ -126,7 +127,7 @@ def draft(
     files = sorted(entries, key=lambda entry: (entry.twin is not None, entry.path))
     paths = {entry.path for entry in files}
     parents = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-    known = {"P": name, "V": version, "A": "x86_64", "T": about, "o": name, "t": BUILD_DATE}
+    known = {"P": name, "V": version, "A": X86_64.name, "T": about, "o": name, "t": BUILD_DATE}
     # apk unpacks nothing of no size.
     known["I"] = str(max(1, sum(len(entry.data or b"") for entry in files)))
     folders = [Entry(path, 0o755) for path in sorted(parents - paths - {"."})]

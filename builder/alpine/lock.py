@@ -116,10 +116,12 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 
 def lock_file(config: Config) -> Path:
-    """`apk.lock`; for a release other than that of image.toml a file of its own beside it."""
-    if config.alpine.release == load_config(environ={}).alpine.release:
-        return LOCK_FILE
-    return LOCK_FILE.with_name(f"{LOCK_FILE.stem}-{config.alpine.release}{LOCK_FILE.suffix}")
+    """`apk.lock`; one beside it for another release or architecture than that of image.toml."""
+    ours, usual = config.alpine, load_config(environ={}).alpine
+    words = [LOCK_FILE.stem]
+    words += [ours.release] if ours.release != usual.release else []
+    words += [ours.arch] if ours.arch != usual.arch else []
+    return LOCK_FILE.with_name(f"{'-'.join(words)}{LOCK_FILE.suffix}")
 
 
 def committed_lock() -> Lock | None:

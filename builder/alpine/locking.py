@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.alpine import archive
-from builder.alpine.apk import STATIC, Apk, Version, static_root
+from builder.alpine.apk import STATIC, Apk, Version, World, static_root
 from builder.alpine.apk_format import INDEX, Package, read_index, verify_index
 from builder.alpine.lock import Lock, LockedPackage
 from builder.alpine.mirror import (
@@ -24,13 +24,13 @@ from builder.alpine.mirror import (
     same_source,
     trusted_keys,
 )
+from builder.core.arch import host_arch
 from builder.core.config import EDGE, Alpine
 from builder.core.errors import UserError
 from builder.core.files import write_atomically
 from builder.core.paths import CACHE
 from builder.engines.engine import Engine
 
-World = tuple[str, tuple[str, ...]]  # the file that names packages, and their names
 Upgrade = tuple[str, ...] | None  # packages to upgrade; () is all of them, None is none
 
 INDEXES = CACHE / "indexes"
@@ -38,7 +38,7 @@ INDEXES = CACHE / "indexes"
 
 def is_current(lock: Lock, alpine: Alpine, worlds: Mapping[str, World]) -> bool:
     """Whether a lock is for this release and these worlds."""
-    wanted = {name: tuple(sorted(names)) for name, (_, names) in worlds.items()}
+    wanted = {name: tuple(sorted(world.names)) for name, world in worlds.items()}
     same_places = set(lock.indexes) == set(repository_names(alpine))
     return _goes_on(lock, alpine) and lock.wanted == wanted and same_places
 
@@ -52,16 +52,32 @@ def is_stand_in(lock: Lock, alpine: Alpine) -> bool:
 class _Solution:
     """What apk says is needed: by world names and versions, and of those what has to be fetched."""
 
-    indexes: Mapping[str, bytes]
-    static: LockedPackage
     versions: Mapping[str, list[Version]]
     fresh: Mapping[Version, tuple[Package, Repository]]
 
 
 @dataclass(frozen=True)
-class _Solver:
-    """Solves worlds; the packages of `former` stay, but for those in `upgraded`."""
+class _Whole:
+    """The solutions of all architectures, with what they were found in and by."""
 
+    indexes: Mapping[str, bytes]
+    static: LockedPackage
+    parts: Sequence[tuple[_Solver, _Solution]]
+
+    @property
+    def fresh(self) -> list[tuple[Package, Repository]]:
+        """All that has to be fetched."""
+        return [found for _, part in self.parts for found in part.fresh.values()]
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """Solves worlds of one architecture.
+
+    The packages of `former` stay, but for those in `upgraded`.
+    """
+
+    arch: str
     alpine: Alpine
     worlds: Mapping[str, World]
     mirror: Mirror
@@ -72,26 +88,23 @@ class _Solver:
     @property
     def kept(self) -> dict[Version, LockedPackage]:
         """The packages of the former lock."""
-        return {(package.name, package.version): package for package in _packages(self.former)}
+        known = self.former.packages if self.former else {}
+        some = (package for world in self.worlds for package in known.get(world, ()))
+        return {(package.name, package.version): package for package in some}
 
-    def solve(self, indexes: Mapping[str, bytes]) -> _Solution:
-        """Solve with these indexes. Raises UserError where a world can't be had."""
+    def solve(self, all_indexes: Mapping[str, bytes], static: LockedPackage) -> _Solution:
+        """Solve with these indexes, by the first apk. Raises UserError if a world can't be had."""
         repositories = repositories_of(self.alpine, self.mirror)
-        known = {
-            (package.name, package.version): (package, repositories[name])
-            for name, data in reversed(list(indexes.items()))
-            for package in read_index(data, repositories[name].folder)
-        }
-        locked = next(iter(self.former.packages[STATIC]), None) if self.former else None
-        static = locked or _first_apk(self.mirror, known)
+        indexes = {n: data for n, data in all_indexes.items() if repositories[n].arch == self.arch}
+        known = _known(indexes, repositories)
         root = static_root(archive.place_of(static.sha256))
         keys = trusted_keys(self.alpine, self.mirror)
-        apk = Apk(self.engine, root, keys, self.alpine)
+        apk = Apk(self.engine, root, keys, self.alpine.kernel)
         versions = {}
         with tempfile.TemporaryDirectory() as folder:
             lines = []
             for number, (name, data) in enumerate(indexes.items()):
-                write_atomically(Path(folder) / f"{number}/{self.alpine.arch}/{INDEX}", data)
+                write_atomically(Path(folder) / f"{number}/{self.arch}/{INDEX}", data)
                 tag = f"@{repositories[name].tag} " if repositories[name].tag else ""
                 lines.append(f"{tag}/srv/in/mirror/{number}\n")
             (Path(folder) / "repositories").write_text("".join(lines))
@@ -103,7 +116,36 @@ class _Solver:
         needed = sorted({version for some in versions.values() for version in some})
         kept = self.kept
         fresh = {version: known[version] for version in needed if version not in kept}
-        return _Solution(indexes, static, versions, fresh)
+        return _Solution(versions, fresh)
+
+
+def _known(
+    indexes: Mapping[str, bytes], repositories: Mapping[str, Repository]
+) -> dict[Version, tuple[Package, Repository]]:
+    """What these indexes have; of two packages that are the same, that of the first one."""
+    return {
+        (package.name, package.version): (package, repositories[name])
+        for name, data in reversed(list(indexes.items()))
+        for package in read_index(data, repositories[name].folder)
+    }
+
+
+@dataclass(frozen=True)
+class _Solvers:
+    """A solver for each architecture: that of the image, and that of the tools."""
+
+    solvers: tuple[_Solver, ...]
+
+    def solve(self, indexes: Mapping[str, bytes]) -> _Whole:
+        """See _Solver.solve."""
+        first = self.solvers[0]
+        former, repositories = first.former, repositories_of(first.alpine, first.mirror)
+        static = next(iter(former.packages[STATIC]), None) if former else None
+        if not static:
+            arch = host_arch().name
+            tools = {n: data for n, data in indexes.items() if repositories[n].arch == arch}
+            static = _first_apk(first.mirror, _known(tools, repositories))
+        return _Whole(indexes, static, [(s, s.solve(indexes, static)) for s in self.solvers])
 
 
 def make_lock(
@@ -131,7 +173,16 @@ def make_lock(
     mirror = mirror_of(alpine, same_source(alpine, former.source)) if former else None
     mirror = mirror or choose_mirror(alpine)
     archive.fetch_locked(alpine, lambda: mirror, _packages(former), transferred)
-    solver = _Solver(alpine, worlds, mirror, engine, former, upgrade or ())
+    arches = dict.fromkeys(world.arch for world in worlds.values())
+    solver = _Solvers(
+        tuple(
+            _Solver(
+                arch, alpine, {n: world for n, world in worlds.items() if world.arch == arch},
+                mirror, engine, former, upgrade or (),
+            )
+            for arch in arches
+        )
+    )  # fmt: skip
 
     kept_indexes = _kept_indexes(alpine, former) if upgrade is None else None
     solution, problem = None, None
@@ -142,7 +193,7 @@ def make_lock(
             problem = error
     # What the kept index names and isn't here, the mirror may have dropped since.
     if not solution or not all(
-        archive.has_indexed(p, repository.mirror.keys) for p, repository in solution.fresh.values()
+        archive.has_indexed(p, repository.mirror.keys) for p, repository in solution.fresh
     ):
         try:
             indexes = _fetched_indexes(mirror, alpine)
@@ -151,29 +202,30 @@ def make_lock(
         solution = solver.solve(indexes)
 
     _check_release(alpine, solution)
-    hashes = archive.fetch_indexed(list(solution.fresh.values()), transferred)
-    locked = solver.kept
-    for version, (p, repository) in solution.fresh.items():
-        sha256 = hashes[p.checksum]
-        locked[version] = LockedPackage(p.name, p.version, p.size, sha256, repository.name)
-    packages = {
-        name: tuple(locked[version] for version in some) for name, some in solution.versions.items()
-    }
+    hashes = archive.fetch_indexed(solution.fresh, transferred)
+    packages = {}
+    for part, found in solution.parts:
+        locked = part.kept
+        for version, (p, repository) in found.fresh.items():
+            sha256 = hashes[p.checksum]
+            locked[version] = LockedPackage(p.name, p.version, p.size, sha256, repository.name)
+        for name, some in found.versions.items():
+            packages[name] = tuple(locked[version] for version in some)
     return Lock(
         alpine.release,
         alpine.arch,
         mirror.source,
         {name: hashlib.sha256(data).hexdigest() for name, data in solution.indexes.items()},
-        {name: tuple(sorted(names)) for name, (_, names) in worlds.items()},
+        {name: tuple(sorted(world.names)) for name, world in worlds.items()},
         {STATIC: (solution.static,), **packages},
     )
 
 
-def _check_release(alpine: Alpine, solution: _Solution) -> None:
+def _check_release(alpine: Alpine, solution: _Whole) -> None:
     """Where one release is asked for, the mirror must have it: it keeps only the newest."""
     if alpine.release == EDGE:
         return
-    found = (version for some in solution.versions.values() for version in some)
+    found = (v for _, part in solution.parts for some in part.versions.values() for v in some)
     for name, version in found:
         release = version.rpartition("-r")[0]
         if name == "alpine-release" and not f"{release}.".startswith(f"{alpine.release}."):

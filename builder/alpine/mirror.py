@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.alpine.apk_format import INDEX
+from builder.core.arch import host_arch
 from builder.core.cache import mark_used
 from builder.core.config import Alpine, OwnRepository
 from builder.core.errors import UserError
@@ -153,9 +154,9 @@ def _reason(error: BaseException) -> str:
     return _reason(inner) if isinstance(inner, BaseException) else str(error).split(": ", 1)[-1]
 
 
-def folder_of(alpine: Alpine, repository: str) -> str:
+def folder_of(alpine: Alpine, repository: str, arch: str) -> str:
     """Where a mirror has a repository: its index and its packages."""
-    return f"{alpine.branch}/{repository}/{alpine.arch}"
+    return f"{alpine.branch}/{repository}/{arch}"
 
 
 @dataclass(frozen=True)
@@ -168,13 +169,20 @@ class Repository:
     name: str
     mirror: Mirror
     folder: str
+    arch: str
     tag: str = ""
 
 
 def repository_names(alpine: Alpine) -> list[str]:
-    """What `apk.lock` calls the repositories; those with a tag are last."""
+    """What `apk.lock` calls the repositories; those with a tag are last but for the tools' ones."""
     tagged = sorted(alpine.own, key=lambda own: bool(own.tag))
-    return [*alpine.repositories, *map(_own_name, tagged)]
+    return [*alpine.repositories, *map(_own_name, tagged), *_tools(alpine)]
+
+
+def _tools(alpine: Alpine) -> dict[str, str]:
+    """The mirror's repositories that tools come from, by name, where they are of another arch."""
+    arch = host_arch().name
+    return {f"{name}/{arch}": name for name in alpine.repositories if arch != alpine.arch}
 
 
 def _own_name(own: OwnRepository) -> str:
@@ -182,15 +190,20 @@ def _own_name(own: OwnRepository) -> str:
 
 
 def repositories_of(alpine: Alpine, mirror: Mirror) -> dict[str, Repository]:
-    """All repositories by name: those of the mirror, and own ones; those with a tag last.
+    """All repositories by name: those of the mirror, and own ones, those with a tag last.
 
     Raises UserError where the key of one is missing.
     """
-    found = [Repository(r, mirror, folder_of(alpine, r)) for r in alpine.repositories]
+    arch, tools = alpine.arch, host_arch().name
+    found = [Repository(r, mirror, folder_of(alpine, r, arch), arch) for r in alpine.repositories]
+    found += [
+        Repository(name, mirror, folder_of(alpine, r, tools), tools)
+        for name, r in _tools(alpine).items()
+    ]
     for own in sorted(alpine.own, key=lambda own: bool(own.tag)):
         keys = _key_folder(_own_key(own.key)) if own.key else package_keys(alpine)
-        mirror = Mirror(own.url, keys, without_password(own.url))
-        found.append(Repository(_own_name(own), mirror, alpine.arch, own.tag))
+        its_mirror = Mirror(own.url, keys, without_password(own.url))
+        found.append(Repository(_own_name(own), its_mirror, arch, arch, own.tag))
     return {repository.name: repository for repository in found}
 
 
@@ -219,7 +232,7 @@ def mirror_of(alpine: Alpine, source: str) -> Mirror:
     if source == SAMPLE:
         from builder.sample.mirror import sample_mirror
 
-        folder = sample_mirror(alpine.release)
+        folder = sample_mirror(alpine.release, alpine.arch)
         return Mirror(str(folder), folder / "keys", SAMPLE)
     return Mirror(source, package_keys(alpine), without_password(source))
 
@@ -294,7 +307,7 @@ def _answers(mirror: Mirror, alpine: Alpine, tries: int = TRIES) -> Unreachable 
     """What keeps a mirror from answering; None where it does, if only to say no."""
     probe = CACHE / "downloads" / f"probe-{time.monotonic_ns()}"
     try:
-        path = f"{folder_of(alpine, alpine.repositories[0])}/{INDEX}"
+        path = f"{folder_of(alpine, alpine.repositories[0], alpine.arch)}/{INDEX}"
         mirror.download(path, probe, lambda size: None, tries)
         return None
     except Unreachable as error:

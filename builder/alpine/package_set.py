@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from builder.alpine.lock import Lock, LockedPackage, digest
 from builder.alpine.mirror import Mirror, mirror_of, trusted_keys
 from builder.core.cache import mark_used
 from builder.core.config import Alpine
-from builder.core.files import folder_for
+from builder.core.files import folder_for, linked
 from builder.core.paths import CACHE
 from builder.engines.engine import Engine
 
@@ -41,18 +40,14 @@ class PackageSet:
         if not cached.is_dir():
             with folder_for(cached) as folder:
                 for package in packages:
-                    target = folder / package.file_name
-                    try:
-                        target.hardlink_to(archive.place_of(package.sha256))
-                    except OSError:  # a file system without hard links
-                        shutil.copyfile(archive.place_of(package.sha256), target)
+                    linked(archive.place_of(package.sha256), folder / package.file_name)
         mark_used(cached)
         return cached
 
     def apk(self, engine: Engine) -> Apk:
         """The first apk."""
         root = static_root(archive.place_of(self.lock.packages[STATIC][0].sha256))
-        return Apk(engine, root, self.keys, self.alpine)
+        return Apk(engine, root, self.keys, self.alpine.kernel)
 
 
 def package_set(lock: Lock, alpine: Alpine, transferred: archive.Transferred) -> PackageSet:

@@ -6,10 +6,12 @@ import re
 from dataclasses import replace
 
 from builder.alpine import container, offline
+from builder.alpine.apk import World
 from builder.alpine.kernel import MICROCODE_PACKAGES
 from builder.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
-from builder.alpine.locking import Upgrade, World, changes, is_current, is_stand_in, make_lock
+from builder.alpine.locking import Upgrade, changes, is_current, is_stand_in, make_lock
 from builder.alpine.mirror import is_back
+from builder.core.arch import host_arch
 from builder.core.config import WORLD_WANTED, WORLD_WORD, Config
 from builder.core.errors import UserError
 from builder.core.files import read_text
@@ -50,17 +52,20 @@ def node_world(config: Config) -> list[str]:
 
 def worlds(config: Config) -> dict[str, World]:
     """What is locked: the packages of the container, and those of the node."""
+    arch = config.alpine.arch
     wanted = {
-        container.CONTAINER_WORLD: (container.PACKAGE_LIST_NAME, container.package_names()),
-        SYSTEM: ("rootfs/world", system_world(config)),
+        container.CONTAINER_WORLD: container.container_world(arch),
+        SYSTEM: World("rootfs/world", system_world(config), arch),
     }
+    if arch != host_arch().name:  # else the container has it
+        wanted[container.LOADER_WORLD] = World("boot loader", container.LOADER, arch)
     beyond = {
         INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
         offline.AVAILABLE: ("available in [alpine] of image.toml", config.alpine.available),
     }
     for world, (source, more) in beyond.items():
         if more:
-            wanted[world] = (source, (*system_world(config), *more))
+            wanted[world] = World(source, (*system_world(config), *more), arch)
     return wanted
 
 
@@ -91,6 +96,7 @@ def locked(
     # Other Alpine releases begin with numbers and sizes of this one: nodes go from one to another.
     named = former or read_lock(LOCK_FILE) or committed_lock()
     if named:
-        lock = replace(lock, numbers=named.numbers, slots=named.slots)
+        slots = named.slots if named.arch == lock.arch else {}
+        lock = replace(lock, numbers=named.numbers, slots=slots)
     write_lock(path, lock)
     return lock, changes(former, lock) if former else ["made anew"]

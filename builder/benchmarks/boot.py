@@ -63,8 +63,8 @@ def boot_figures(c: Context, progress: Progress) -> tuple[list[Boot], Idle]:
         inputs = built("chroot.tar", "modules.tar")
         run_script(plan, "stock", stock, inputs, {"SIZE_MIB": str(STOCK_SIZE_MIB)})
         guid = layout(plan.config)["slot-a"].guid
-        ours = f"{config.boot.cmdline} gpt belay.slot=a belay.partuuid={guid} belay.mode=good"
-        its = f"{config.boot.cmdline} root=/dev/vda rootfstype=ext4 modules=ext4"
+        ours = f"{config.cmdline} gpt belay.slot=a belay.partuuid={guid} belay.mode=good"
+        its = f"{config.cmdline} root=/dev/vda rootfstype=ext4 modules=ext4"
         image, direct = BUILD / "disk.img", BUILD / "initramfs"
         figures = [
             _boot(

@@ -96,7 +96,7 @@ def _run_bare(name: str, plan: Plan, out: Path | None = None) -> None:
                 "features": PROJECT / "initramfs" / "features",
             },
             {
-                "APK_OPTIONS": " ".join(options(config.alpine)),
+                "APK_OPTIONS": " ".join(options(config.alpine.arch)),
                 "FEATURES": " ".join(config.boot.features),
                 "SLOT_MIB": str(config.disk.slot_mib),
                 "DATA_MIB": str(config.disk.data_mib),

@@ -37,7 +37,7 @@ def ram_usage(c: Context, progress: Progress) -> list[Usage]:
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         folder = Path(name)
         run_script(plan, "ram", folder, built("root.squashfs", "modloop.squashfs"), {})
-        kernel = with_kernel(folder / "initramfs", config.boot.cmdline)
+        kernel = with_kernel(folder / "initramfs", config.cmdline)
         return [
             _measure("as built", folder / "built"),
             _measure("everything in the initramfs", folder / "initramfs-only", **kernel),

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import tomli
 
+from builder.core.arch import ARCHES
 from builder.core.errors import UserError
 from builder.core.paths import CONFIG_FILE, VARIABLES
 from updater.formats import VERSION
@@ -109,7 +110,7 @@ class Alpine:
     release: str = _text(
         "3.23", r"[0-9]+\.[0-9]+(\.[0-9]+)?|edge", "a release like 3.23 or 3.23.6, or edge"
     )
-    arch: Literal["x86_64"] = "x86_64"
+    arch: Literal["x86_64", "aarch64"] = "x86_64"
     mirror: str = _text("auto", f"auto|sample|{URL}", f'"auto", "sample", or {URL_WANTED}')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
     archive: str = _text("", f"({URL})?", f"nothing, or {URL_WANTED}")
@@ -249,6 +250,14 @@ class Config:
     update: Update = Update()
     publish: Publish = Publish()
     build: Build = Build()
+
+    @property
+    def cmdline(self) -> str:
+        """The words for the kernel, with its consoles where none is named."""
+        words = self.boot.cmdline
+        if "console=" in words:
+            return words
+        return f"{ARCHES[self.alpine.arch].console} {words}".rstrip()
 
 
 Found = tuple[Any, Callable[[], str]]  # a value, and what says where it stands

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 
+from builder.core.arch import ARCHES, X86_64
 from builder.core.commands import run
 from builder.core.errors import UserError
 from builder.core.output import say
@@ -22,7 +23,7 @@ PACKAGES = {
     "dot": ("graphviz", "graphviz"),
     "minisign": ("minisign", "minisign"),
     "nginx": ("nginx-light", "nginx"),
-    "qemu-system-x86_64": ("qemu-system-x86 ovmf", "qemu-system-x86_64 ovmf"),
+    **{arch.qemu: arch.qemu_packages for arch in ARCHES.values()},
     "shellcheck": ("shellcheck", "shellcheck"),
     "shfmt": ("shfmt", "shfmt"),
     "ssh": ("openssh-client", "openssh-client"),
@@ -35,7 +36,7 @@ PACKAGES = {
     "zstd": ("zstd", "zstd"),
 }
 APT_INSTALL = "apt-get install -y --no-install-recommends"
-TESTS_USE = ("dot", "minisign", "nginx", "qemu-system-x86_64", "ssh", "ssh-keygen", "sshd")
+TESTS_USE = ("dot", "minisign", "nginx", X86_64.qemu, "ssh", "ssh-keygen", "sshd")
 
 
 def missing_programs(names: Iterable[str]) -> list[str]:

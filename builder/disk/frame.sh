@@ -6,6 +6,8 @@
 #   $SIZE_MIB    of the disk; $FILES_MIB the most that the files of the partition data get
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
 #   $NODE_LABEL $DATA_LABEL $DATA_UUID $ESP_NUMBER
+#   in/grub-efi.apk   GRUB's modules for UEFI, where the container has none of this architecture
+#   $GRUB_TARGET $EFI_FILE   for UEFI; $BIOS 1 where there is BIOS too
 set -eu
 
 disk=/tmp/disk.img
@@ -40,20 +42,29 @@ number_at() {
 # GRUB. Few file systems: what it can't read can't be used against it.
 modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook probe test echo true serial terminal
 	reboot sleep search minicmd gzio"
+grub=/usr/lib/grub
+if [ -e in/grub-efi.apk ]; then
+	mkdir /tmp/grub
+	tar -xzf in/grub-efi.apk -C /tmp/grub usr/lib/grub
+	grub=/tmp/grub$grub
+fi
 # shellcheck disable=SC2086 # words
-grub-mkimage -O x86_64-efi -p /EFI/BOOT -o /tmp/BOOTX64.EFI $modules efi_gop all_video
-# shellcheck disable=SC2086
-grub-mkimage -O i386-pc -p "(,gpt$ESP_NUMBER)/EFI/BOOT" -o /tmp/core.img $modules biosdisk vga
+grub-mkimage -O "$GRUB_TARGET" -d "$grub/$GRUB_TARGET" -p /EFI/BOOT -o "/tmp/$EFI_FILE" \
+	$modules efi_gop all_video
 
 # BIOS: the first 440 bytes of the disk load core.img, whose first sector says where the rest is.
-[ "$(stat -c %s /tmp/core.img)" -le $((BIOS_SECTORS * 512)) ] || {
-	echo "GRUB's core needs more room than the partition bios has" >&2
-	exit 1
-}
-number_at /tmp/core.img $((BIOS_FIRST + 1)) 500
-to_sector /tmp/core.img "$BIOS_FIRST"
-dd if=/usr/lib/grub/i386-pc/boot.img of="$disk" bs=440 count=1 conv=notrunc 2>/dev/null
-number_at "$disk" "$BIOS_FIRST" 92
+if [ -n "$BIOS" ]; then
+	# shellcheck disable=SC2086
+	grub-mkimage -O i386-pc -p "(,gpt$ESP_NUMBER)/EFI/BOOT" -o /tmp/core.img $modules biosdisk vga
+	[ "$(stat -c %s /tmp/core.img)" -le $((BIOS_SECTORS * 512)) ] || {
+		echo "GRUB's core needs more room than the partition bios has" >&2
+		exit 1
+	}
+	number_at /tmp/core.img $((BIOS_FIRST + 1)) 500
+	to_sector /tmp/core.img "$BIOS_FIRST"
+	dd if=/usr/lib/grub/i386-pc/boot.img of="$disk" bs=440 count=1 conv=notrunc 2>/dev/null
+	number_at "$disk" "$BIOS_FIRST" 92
+fi
 
 # The ESP. grubenv comes first, so that its place is the same whatever comes behind it. That the disk
 # goes on behind it is what mkfs.vfat warns of.
@@ -64,7 +75,7 @@ mmd -i "$esp" ::/EFI ::/EFI/BOOT
 mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
 mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv2
 mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
-mcopy -i "$esp" /tmp/BOOTX64.EFI ::/EFI/BOOT/BOOTX64.EFI
+mcopy -i "$esp" "/tmp/$EFI_FILE" ::/EFI/BOOT/
 
 # The node's own partition, empty.
 mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \

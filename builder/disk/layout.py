@@ -127,7 +127,7 @@ def sfdisk_script(disk: Layout) -> str:
 def grub_config(config: Config, disk: Layout) -> str:
     """`grub.cfg`, out of `grub.cfg.in`."""
     values = {
-        "CMDLINE": config.boot.cmdline,
+        "CMDLINE": config.cmdline,
         "PANIC_S": str(PANIC_S),
         **for_grub(),
     }

@@ -11,6 +11,7 @@ from typing import NoReturn
 from builder.core.commands import CommandError, run
 from builder.core.errors import UserError
 from builder.core.host import require_program
+from builder.engines.emulation import FAILED, emulated, refused
 from builder.engines.engine import BASE_ENV, Job
 from builder.engines.faked_chown import filter_program
 from builder.engines.noted_chown import in_memory, noted
@@ -46,6 +47,8 @@ class Bubblewrap:
         except CommandError as error:
             if NO_NEW_PROC in error.output:
                 return self._run(job, log, ("--ro-bind", "/proc", "/proc"))
+            if FAILED in error.output:
+                raise refused(job.emulated) from None
             lines = error.output.strip().splitlines()
             # A job that began has said something else, or nothing.
             if lines and lines[-1].startswith("bwrap: ") and "execvp" not in lines[-1]:
@@ -113,7 +116,7 @@ class Bubblewrap:
                 for name, value in {**BASE_ENV, **job.env}.items()
                 for word in ("--setenv", name, value)
             ),
-            *("--chdir", "/srv", "--", *job.argv),
+            *("--chdir", "/srv", "--", *emulated(job.emulated, job.argv)),
         ]
 
     @staticmethod

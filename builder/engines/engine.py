@@ -25,6 +25,7 @@ class Job:
     inputs: Mapping[str, Path] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     note_owners: bool = False
+    emulated: str = ""  # the architecture of which it runs programs too, where that is another
 
 
 BASE_ENV = {

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 from builder.alpine.initramfs import NET_INITRAMFS
+from builder.core.arch import ARCHES, Arch
+from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.files import gzipped, sha256_of, write_atomically
 from builder.core.paths import BUILD
@@ -28,6 +30,17 @@ from updater.frame import FRAME_FILE, frame_bytes
 STEPS = ("image", "net-initramfs")  # what makes all that is served
 SCRIPT = "boot.ipxe"
 FILES = {"vmlinuz": "vmlinuz", "initramfs": NET_INITRAMFS, "slot.img": "slot.img"}
+
+
+def netboot_arch(config: Config) -> Arch:
+    """The architecture of machines that boot from the network. Raises UserError for others."""
+    arch = ARCHES[config.alpine.arch]
+    if not arch.has_netboot:
+        raise UserError(
+            f"machines of {arch.name} don't boot from the network yet",
+            "write the disk image to a disk: docs/hardware.md",
+        )
+    return arch
 
 
 def write_netboot(folder: Path, url: str, cmdline: str) -> None:

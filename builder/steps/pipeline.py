@@ -11,13 +11,15 @@ from dataclasses import asdict, replace
 from builder.alpine import offline
 from builder.alpine.apk import options
 from builder.alpine.apk_format import INDEX
+from builder.alpine.archive import place_of
 from builder.alpine.chroot import explain_installation, pack_chroot
-from builder.alpine.container import SETTLE
+from builder.alpine.container import LOADER, LOADER_WORLD, SETTLE
 from builder.alpine.initramfs import NET_INITRAMFS, pack_initramfs, pack_net_initramfs
 from builder.alpine.numbers import Numbers
 from builder.alpine.package_set import PackageSet
 from builder.alpine.worlds import INITRAMFS, SYSTEM, node_world
 from builder.core import contract
+from builder.core.arch import ARCHES, host_arch
 from builder.core.config import Config
 from builder.core.paths import PROJECT
 from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts
@@ -42,10 +44,12 @@ def pipeline(config: Config, packages: PackageSet) -> dict[str, Step]:
         bytecode(),
         rootfs(config, packages.lock.numbers, more),
         slot(config),
-        frame(config),
+        frame(config, packages),
         image(),
     ]
-    return {step.name: step for step in steps}
+    arch = config.alpine.arch
+    emulated = arch if arch != host_arch().name else ""
+    return {step.name: replace(step, emulated=emulated) for step in steps}
 
 
 CHROOT = Result("chroot", "chroot.tar")
@@ -71,7 +75,7 @@ def chroot(config: Config, packages: PackageSet) -> Step:
         },
         env={
             "WORLD": " ".join(node_world(config)),
-            "APK_OPTIONS": " ".join(options(config.alpine)),
+            "APK_OPTIONS": " ".join(options(config.alpine.arch)),
         },
         outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),
         finish=pack_chroot,
@@ -106,7 +110,7 @@ def initramfs(config: Config, packages: PackageSet) -> Step:
         env={
             "FEATURES": " ".join(config.boot.features),
             "PACKAGES": " ".join(config.boot.packages),
-            "APK_OPTIONS": " ".join(options(config.alpine)),
+            "APK_OPTIONS": " ".join(options(config.alpine.arch)),
         },
         outputs=("initramfs",),
         finish=pack_initramfs,
@@ -216,7 +220,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
-            "SERIAL": "1" if config.login.serial else "",
+            "SERIAL": ARCHES[config.alpine.arch].serial if config.login.serial else "",
             "NTP": " ".join(config.node.ntp),
             "ARCH": config.alpine.arch,
         },
@@ -252,9 +256,14 @@ def slot(config: Config) -> Step:
     )
 
 
-def frame(config: Config) -> Step:
+def frame(config: Config, packages: PackageSet) -> Step:
     """The disk image without its slots: what is before them, and what is behind."""
     disk = layout(config)
+    arch = ARCHES[config.alpine.arch]
+    loader: dict[str, Input] = {}
+    for package in packages.lock.packages.get(LOADER_WORLD, ()):
+        if package.name in LOADER:
+            loader[f"{package.name}.apk"] = Known(place_of(package.sha256), package.sha256)
     sectors = {}
     for partition in disk.partitions:
         name = partition.name.upper().replace("-", "_")
@@ -267,6 +276,7 @@ def frame(config: Config) -> Step:
             "partitions": Content(sfdisk_script(disk).encode()),
             "grub.cfg": Content(grub_config(config, disk).encode()),
             "grubenv": Content(render(BootState())),
+            **loader,
         },
         env={
             "SIZE_MIB": str(disk.size_mib),
@@ -274,6 +284,9 @@ def frame(config: Config) -> Step:
             "NODE_LABEL": config.node.label,
             "ESP_NUMBER": str(PARTITIONS.index(PARTITION_ESP) + 1),
             "DATA_LABEL": PARTITION_DATA,
+            "GRUB_TARGET": arch.grub,
+            "EFI_FILE": arch.efi_file,
+            "BIOS": "1" if arch.has_bios else "",
             "DATA_UUID": disk[PARTITION_DATA].guid,
             **sectors,
         },

@@ -69,7 +69,10 @@ def with_slot_size(
     if config.disk.slot_mib != AUTO or kernel in lock.slots:
         return packages
     others = (read_lock(path) for path in LOCK_FILE.parent.glob(f"{LOCK_FILE.stem}*.lock"))
-    size_mib = max((other.slots.get(kernel, 0) for other in others if other), default=0)
+    size_mib = max(
+        (other.slots.get(kernel, 0) for other in others if other and other.arch == lock.arch),
+        default=0,
+    )
     if not size_mib:  # of no Alpine release
         slot = _built(SLOT, config, engine, progress, packages)
         size_mib = slot_mib_for(slot.stat().st_size)

@@ -72,6 +72,7 @@ class Step:
     host_inputs: Mapping[str, Input] = field(default_factory=dict)
     note_owners: bool = False  # see Job
     explain: Callable[[CommandError], UserError] | None = None
+    emulated: str = ""  # see Job
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ class Keyed:
             if name not in self.step.host_inputs
         }
         step = self.step
-        return Job(step.name, root, step.argv, out, seen, step.env, step.note_owners)
+        return Job(step.name, root, step.argv, out, seen, step.env, step.note_owners, step.emulated)
 
     def write_contents(self, scratch: Path) -> None:
         """Write the inputs that are contents, and folders as far as they count."""

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+import platform
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.core.arch import X86_64, Arch
 from builder.core.errors import UserError
-from builder.core.host import require_program
+from builder.core.files import copy_sparse
+from builder.core.host import install_command, require_program
 from builder.vm.kvm import kvm_works
 
 LOG_SIZE = 8 << 30
-QEMU = "qemu-system-x86_64"
-
-# UEFI for virtual machines, and the template of its variables, where distributions put them.
-FIRMWARE = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),  # Debian, Ubuntu
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),  # Alpine, older Debian
-    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),  # Fedora
-    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),  # Arch
-)
 
 # UEFI prepares to boot over every network that there is, which takes it a second.
 NO_NETBOOT = tuple(
@@ -30,35 +23,33 @@ NO_NETBOOT = tuple(
     for word in ("-fw_cfg", f"name=opt/org.tianocore/{protocol}PXESupport,string=n")
 )
 
-# Of a processor without the flaws that a kernel works around: under emulation that only takes time.
-EMULATED_CPU = "qemu64,vendor=CentaurHauls,family=5"
 
-
-def qemu_program() -> str:
+def qemu_program(arch: Arch) -> str:
     """The qemu that is used. Raises UserError where there is none."""
-    return require_program(QEMU)
+    return require_program(arch.qemu)
 
 
-def firmware() -> tuple[Path, Path]:
+def firmware(arch: Arch) -> tuple[Path, Path]:
     """The UEFI firmware and the template of its variables. Raises UserError where there is none."""
-    for code, variables in FIRMWARE:
+    for code, variables in arch.firmware:
         if Path(code).exists() and Path(variables).exists():
             return Path(code), Path(variables)
+    bios = "; or start the machine with --bios" if arch.has_bios else ""
     raise UserError(
-        "there is no UEFI firmware for virtual machines",
-        "on Debian or Ubuntu, as root: apt-get install -y ovmf; or start the machine with --bios",
+        f"there is no UEFI firmware for virtual machines of {arch.name}",
+        f"as root: {install_command([arch.qemu])}{bios}",
     )
 
 
-def accelerator(program: str) -> tuple[str, ...]:
+def accelerator(program: str, arch: Arch) -> tuple[str, ...]:
     """KVM where it works; else emulation.
 
     One processor under emulation, because two are slower. Without tb-size, a reboot of the guest
     can hang in the firmware; with 256 instead of 128, a boot takes five seconds longer.
     """
-    if kvm_works(program):
+    if arch.name == platform.machine() and kvm_works(program):
         return ("-accel", "kvm", "-cpu", "host", "-smp", "2")
-    return ("-accel", "tcg,thread=multi,tb-size=128", "-cpu", EMULATED_CPU, "-smp", "1")
+    return ("-accel", "tcg,thread=multi,tb-size=128", "-cpu", arch.emulated_cpu, "-smp", "1")
 
 
 def usb_stick(folder: Path, label: str, name: str = "stick") -> str:
@@ -82,20 +73,32 @@ class Hardware:
     read_only: bool = False  # the disk takes no writes
     netboot: str = ""  # the URL of an iPXE script; the disk is then only there
     ssh_port: int = 0  # of this machine, which leads to SSH of that one; 0: a free one
+    arch: Arch = X86_64
 
     def command(self) -> list[str]:
         """The command line, all but where the serial console and the monitor go."""
-        program = qemu_program()
-        words = [program, "-nodefaults", "-display", "none", "-m", str(self.memory_mib)]
-        words += accelerator(program)
+        program = qemu_program(self.arch)
+        words = [
+            program,
+            *self.arch.machine,
+            "-nodefaults",
+            "-display",
+            "none",
+            "-m",
+            str(self.memory_mib),
+        ]
+        words += accelerator(program, self.arch)
         if self.variables:
-            code, _ = firmware()
+            code, _ = firmware(self.arch)
             words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
             words += ["-drive", f"if=pflash,format=raw,file={_escaped(self.variables)}"]
-            words += ["-device", "VGA"]  # GRUB 2.06 calls it an error when there is no screen
+            words += [
+                "-device",
+                self.arch.screen,
+            ]  # GRUB 2.06 calls it an error when there is no screen
         words += self._disk()
         if self.watchdog:
-            words += ["-device", "i6300esb", "-action", "watchdog=reset"]
+            words += ["-device", self.arch.watchdog, "-action", "watchdog=reset"]
         # Which port is free, the monitor's `info usernet` says.
         forward = f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         network = f"user,id=net,model=virtio-net-pci,{forward}"
@@ -137,10 +140,12 @@ def free_port() -> int:
         return port
 
 
-def copy_variables(folder: Path) -> Path:
+def copy_variables(folder: Path, arch: Arch) -> Path:
     """A machine's own firmware variables, in `folder`."""
-    _, template = firmware()
-    return Path(shutil.copyfile(template, folder / "variables.fd"))
+    _, template = firmware(arch)
+    variables = folder / "variables.fd"
+    copy_sparse(template, variables)  # 64 MiB for some, nearly all of it zeros
+    return variables
 
 
 def _escaped(path: Path) -> str:

@@ -27,6 +27,7 @@ from typing import Any
 import pexpect
 from qemu.qmp import ExecuteError, QMPClient
 
+from builder.core.arch import X86_64, Arch
 from builder.core.files import copy_sparse
 from builder.vm.hardware import Hardware, copy_variables, usb_stick
 from updater.contract import (
@@ -50,7 +51,15 @@ class Machine:
     What is given by name goes to `Hardware`.
     """
 
-    def __init__(self, image: Path, folder: Path, *, bios: bool = False, **hardware: Any) -> None:
+    def __init__(
+        self,
+        image: Path,
+        folder: Path,
+        *,
+        bios: bool = False,
+        arch: Arch = X86_64,
+        **hardware: Any,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.disk = folder / "disk.img"
         self.log = folder / "console.log"
@@ -58,8 +67,8 @@ class Machine:
         self._scratch = tempfile.TemporaryDirectory(prefix="belay-")
         self._socket = Path(self._scratch.name) / "qmp"
         copy_sparse(image, self.disk)
-        variables = None if bios else copy_variables(folder)
-        self.hardware = Hardware(self.disk, variables, **hardware)
+        variables = None if bios else copy_variables(folder, arch)
+        self.hardware = Hardware(self.disk, variables, arch=arch, **hardware)
         self._process: pexpect.spawn[bytes] | None = None
         self._loop = asyncio.new_event_loop()
         self._commands = 0

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from builder.alpine import archive
+from builder.alpine.apk import World
 from builder.alpine.apk_writer import Draft, Entry, SigningKey, write_index, write_package
 from builder.alpine.lock import Lock
 from builder.alpine.locking import is_current, make_lock
@@ -98,7 +99,7 @@ def own_shop(tmp_path: Path) -> Iterator[OwnShop]:
 def lock(
     alpine: Alpine, names: str, former: Lock | None = None, upgrade: tuple[str, ...] | None = None
 ) -> Lock:
-    worlds = {"system": ("rootfs/world", tuple(names.split()))}
+    worlds = {"system": World("rootfs/world", tuple(names.split()), alpine.arch)}
     return make_lock(alpine, worlds, former, upgrade, Bubblewrap(), lambda done, total: None)
 
 
@@ -172,7 +173,7 @@ def test_repositories_beyond_the_mirror(
     assert versions(found) == {"rope": "5-r0", "hook": "5-r0", "reel": "1-r0"}
     assert {p.repository for p in found.packages["system"]} == {url}, "without the password"
     assert set(found.indexes) == {"main", url}
-    assert not is_current(without, both, {"system": ("rootfs/world", ("rope",))})
+    assert not is_current(without, both, {"system": World("rootfs/world", ("rope",), both.arch)})
     assert versions(lock(both, "rope reel", without)) == {
         "rope": "1-r0",
         "hook": "1-r0",
