@@ -68,18 +68,22 @@ def findings() -> Iterator[Finding]:
         yield Finding("image.toml", "wrong", str(error), "correct it there")
     else:
         yield Finding("image.toml", "ok", f"{config.os.name} {config.os.version}")
-    yield _container(engine)
+    yield _container(engine, arch)
     yield _virtual_machines(arch)
     yield _other_programs()
     yield _cache()
 
 
-def _container(wanted: str) -> Finding:
+def _container(wanted: str, arch: Arch) -> Finding:
     """Whether steps can run in the engine that image.toml asks for."""
     from builder.engines.choose import ENGINES, candidates
 
     problem = UserError("there is no engine")
-    for name in candidates(wanted):
+    try:
+        names = candidates(wanted, arch.name)
+    except UserError as error:
+        names, problem = [], error
+    for name in names:
         try:
             return Finding("container", "ok", ENGINES[name]().check())
         except UserError as error:

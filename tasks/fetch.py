@@ -29,7 +29,7 @@ from builder.steps.plan import fetched, with_slot_size
 def lock(c: Context, upgrade: str | None = None, json: bool = False) -> None:
     """Write the exact packages that rootfs/world and the container need to apk.lock."""
     config = load_config()
-    engine = ChosenEngine(config.build.engine)
+    engine = ChosenEngine(config.build.engine, config.alpine.arch)
     asked = None if upgrade is None else _names(upgrade, config)
     former = read_lock(lock_file(config))
     with Progress() as progress:
@@ -67,7 +67,7 @@ def _names(upgrade: str | bool, config: Config) -> tuple[str, ...]:
 def fetch(c: Context, refresh: bool = False, json: bool = False) -> None:
     """Download the packages in apk.lock, so that a build needs no network."""
     config = load_config()
-    engine = ChosenEngine(config.build.engine)
+    engine = ChosenEngine(config.build.engine, config.alpine.arch)
     with Progress() as progress:
         packages = fetched(config, engine, progress, () if refresh else None)
     container.export_container(packages, BUILD / "container")

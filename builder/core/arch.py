@@ -35,6 +35,11 @@ class Arch:
     # UEFI for virtual machines, and the template of its variables, where distributions put them.
     firmware: tuple[tuple[str, str], ...]
     loader: str  # of Debian's C library
+    # For seccomp: what the kernel calls it, and the numbers of its calls seccomp, and of chown,
+    # fchown, lchown and fchownat; -1: there is none. Source: linux/audit.h, asm/unistd.h.
+    audit: int
+    seccomp: int
+    chowns: tuple[int, int, int, int]
 
     @property
     def libraries(self) -> str:
@@ -72,6 +77,9 @@ X86_64 = Arch(
         ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),  # Arch
     ),
     loader="ld-linux-x86-64.so.2",
+    audit=0xC000003E,
+    seccomp=317,
+    chowns=(92, 93, 94, 260),
 )
 AARCH64 = Arch(
     name="aarch64",
@@ -95,6 +103,9 @@ AARCH64 = Arch(
         ("/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"),  # Arch
     ),
     loader="ld-linux-aarch64.so.1",
+    audit=0xC00000B7,
+    seccomp=277,
+    chowns=(-1, 55, -1, 54),
 )
 ARCHES: Mapping[str, Arch] = {arch.name: arch for arch in (X86_64, AARCH64)}
 

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
+from builder.core.arch import ARCHES, host_arch
 from builder.core.errors import UserError
 from builder.core.output import say
+from builder.engines.emulation import is_registered
 from builder.engines.engine import Engine, Job
 
 AUTO = "auto"
@@ -31,16 +33,28 @@ def _bubblewrap() -> Engine:
 ENGINES: Mapping[str, Callable[[], Engine]] = {"docker": _docker, "bubblewrap": _bubblewrap}
 
 
-def candidates(wanted: str) -> list[str]:
-    """The names of the engines that may be taken, the best one first."""
-    return list(ENGINES) if wanted == AUTO else [wanted]
+def candidates(wanted: str, arch: str) -> list[str]:
+    """The names of the engines that may build for `arch`, the best one first. Raises UserError.
+
+    In docker's containers no job can register an emulator for itself.
+    """
+    names = list(ENGINES) if wanted == AUTO else [wanted]
+    if arch == host_arch().name or is_registered(ARCHES[arch]):
+        return names
+    if able := [name for name in names if name != "docker"]:
+        return able
+    raise UserError(
+        f"docker runs no programs of {arch} here",
+        'set engine = "bubblewrap" in [build] of image.toml; or register emulators for the whole '
+        f"machine, as root: docker run --privileged --rm tonistiigi/binfmt --install {arch}",
+    )
 
 
 class ChosenEngine:
     """The engine that `image.toml` asks for; "auto" is the first one that works here."""
 
-    def __init__(self, wanted: str) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: str, arch: str = "") -> None:
+        self.wanted, self.arch = wanted, arch or host_arch().name
 
     @property
     def name(self) -> str:
@@ -50,7 +64,7 @@ class ChosenEngine:
     @cached_property
     def engine(self) -> Engine:
         """The engine itself. Raises UserError where it can't run here."""
-        *first, last = candidates(self.wanted)
+        *first, last = candidates(self.wanted, self.arch)
         for name in first:
             engine = ENGINES[name]()
             try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder.core import commands
+from builder.core.arch import host_arch
 from builder.core.commands import CommandError
 from builder.core.errors import UserError
 from builder.core.files import ABANDONED_AFTER_S, DAY_S, copy_sparse_to, only_one
@@ -296,7 +297,7 @@ def _image_archive(root: Path, name: str) -> bytes:
     digest = hashlib.sha256(layer.getvalue()).hexdigest()
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": host_arch().docker,
             "os": "linux",
             "created": CREATED,
             "config": {},

@@ -51,7 +51,7 @@ def emulated(name: str, argv: tuple[str, ...]) -> tuple[str, ...]:
     if not name or is_registered(ARCHES[name]):
         return argv
     magic, mask = ("".join(f"\\x{byte:02x}" for byte in data) for data in _magic(ARCHES[name]))
-    rule = f":{name}:M::{magic}:{mask}:/usr/bin/{ARCHES[name].emulator}:PF"
+    rule = f":belay:M::{magic}:{mask}:/usr/bin/{ARCHES[name].emulator}:PF"
     return ("/bin/sh", "-c", _REGISTER, rule, *argv)
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import struct
 
-CHOWN, FCHOWN, LCHOWN, FCHOWNAT = 92, 93, 94, 260  # on x86-64
+from builder.core.arch import host_arch
+
+CHOWN, FCHOWN, LCHOWN, FCHOWNAT = host_arch().chowns
 
 SUCCEED = 0x00050000  # SECCOMP_RET_ERRNO with errno 0
 NOTIFY = 0x7FC00000  # SECCOMP_RET_USER_NOTIF: a listener answers
@@ -22,16 +24,15 @@ _JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _ALLOW = 0x7FFF0000  # SECCOMP_RET_ALLOW
 _OFFSET_NR, _OFFSET_ARCH = 0, 4
-_AUDIT_ARCH_X86_64 = 0xC000003E
 
 
 def filter_program(answer: int = SUCCEED) -> bytes:
     """The filter, as bubblewrap's `--seccomp` takes it; `answer` is what becomes of the calls."""
-    calls = (CHOWN, FCHOWN, LCHOWN, FCHOWNAT)
+    calls = [call for call in (CHOWN, FCHOWN, LCHOWN, FCHOWNAT) if call >= 0]
     to_answer = len(calls) + 1  # from the architecture check to the last instruction
     program = [
         (_LOAD_WORD, 0, 0, _OFFSET_ARCH),
-        (_JUMP_IF_EQUAL, 0, to_answer, _AUDIT_ARCH_X86_64),  # other: skip to "allow"
+        (_JUMP_IF_EQUAL, 0, to_answer, host_arch().audit),  # other: skip to "allow"
         (_LOAD_WORD, 0, 0, _OFFSET_NR),
         *((_JUMP_IF_EQUAL, len(calls) - index, 0, number) for index, number in enumerate(calls)),
         (_RETURN, 0, 0, _ALLOW),

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from builder.core.arch import host_arch
 from builder.engines import under_filter
 from builder.engines.faked_chown import CHOWN, FCHOWN, FCHOWNAT, NOTIFY, SUCCEED, filter_program
 
@@ -79,6 +80,7 @@ def noted(output: Path) -> Iterator[tuple[list[str], list[int]]]:
         listening = pool.submit(_listen, ours)
         try:
             words = [sys.executable, "-I", "-S", str(under_filter.__file__)]
+            words.append(str(host_arch().seccomp))
             yield words + [str(descriptor) for descriptor in descriptors], descriptors
         finally:
             # The listener's end: of the socket if none came, else of all that ran under it.

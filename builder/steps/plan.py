@@ -110,7 +110,7 @@ def plan_for(
     Where a target has slots, and there never was one with this kernel, that is built to `learn` how
     large they have to be.
     """
-    engine = ChosenEngine(config.build.engine)
+    engine = ChosenEngine(config.build.engine, config.alpine.arch)
     packages = fetched(config, engine, progress)
     root = container_root(packages, engine)
     with_size = sized(config, packages.lock.slots)
