@@ -149,7 +149,8 @@ def diff(c: Context, before: str, after: str, json: bool = False) -> None:
     if json:
         show_json({**asdict(found), "files": files, "price": asdict(cost) if cost else None})
         return
-    for line in [*found.lines(), *([f"  {cost}"] if cost else [])]:
+    unpriced = f"from {before}: no delta; {human_size(new.slot.blob.size)} to fetch, all of it"
+    for line in [*found.lines(), f"  {cost or unpriced}"]:
         print(line)
     for name, what in list(files.items())[:FILES_SHOWN]:
         print(f"  {name}: {what}")

@@ -30,11 +30,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
-from updater.errors import GaveWay, Mismatch, Unreachable
+from updater.errors import GaveWay, Mismatch, Missing, Unreachable
 from updater.formats import CHUNK, SLOT_SIZE_MAX, Delta, Piece, SlotImage, Stream, StreamPiece
 from updater.streams import PACKERS, Read, Taker, Window
 
 DICTIONARY = 3 << 20  # bytes that a piece looks back at
+OUTAGES = 2  # of the line, after which the delta is tried again
 RANGES_MAX = 1 << 16  # of a piece
 RANGE_SIZE = 16  # bytes that each takes
 SLICE = 16 << 10  # bytes that are added at a time
@@ -61,6 +62,7 @@ class Maker:
         self.failed: set[int] = set()  # the chunks that have to be fetched whole
         self.problem = ""  # of the last of these
         self._in_a_row = 0
+        self._outages = 0
         self._here: dict[int, bytes] = {}  # pieces that came with others
         self._came: set[int] = set()  # all that ever came
         self._takers: dict[Stream, Taker] = {}
@@ -85,7 +87,9 @@ class Maker:
         streams = {at: [s for s, _, _ in self._parts(at)] for at in range(len(self.image.chunks))}
         late = [at for at, found in streams.items() if not all(s.source for s in found)]
         early = [at for at, found in streams.items() if found and at not in late]
+        # Those without a piece last: what is made is looked for in this order after a cut.
         rest = [at for at, found in streams.items() if not found]
+        rest.sort(key=lambda at: not self.delta.pieces[at].size)
         order = rest.copy()
         for count, at in enumerate(early):
             order.insert(count + len(rest) * (count + 1) // len(early), at)
@@ -124,8 +128,22 @@ class Maker:
         except (Mismatch, OSError, Unreachable) as error:
             self.problem = str(error)
             self.failed.add(number)
-            self._in_a_row += HOPELESS if isinstance(error, Unreachable) else 1
+            self._in_a_row += 1
+            if isinstance(error, Unreachable):
+                self._in_a_row = HOPELESS
+                self._outages += not isinstance(error, Missing)
             return None
+
+    def resume(self) -> bool:
+        """Go on after an outage, as whole chunks come again; False: nothing changes by that.
+
+        Not again and again: it may be the delta alone that can't be had.
+        """
+        if not 0 < self._outages <= OUTAGES or not self.is_hopeless:
+            return False
+        self._in_a_row, self.problem = 0, ""
+        self.failed.clear()
+        return True
 
     def _prepare(self, number: int) -> None:
         for stream, begin, end in self._parts(number):
@@ -139,7 +157,10 @@ class Maker:
                 view = memoryview(data)[stream.at + begin - at : stream.at + end - at]
                 self._taken(stream, Taker.fill, begin, view)
             if hashlib.sha256(data).hexdigest() != self.image.chunks[number].sha256:
-                raise Mismatch(f"{self.active} is not what release {self.delta.version} wrote")
+                raise Mismatch(
+                    f"either {self.active} is not what release {self.delta.version} wrote, or "
+                    "the delta is another, or busybox packs otherwise"
+                )
         finally:
             # What is read once needn't stay in memory; what was read ahead is needed next.
             if at > CHUNK:

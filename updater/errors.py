@@ -32,6 +32,10 @@ class Unreachable(UpdateError):
     """The server can't be reached, or fails. Later it may work."""
 
 
+class Missing(Unreachable):
+    """It answers, and has not what is asked for."""
+
+
 class NotNow(Refused, Unreachable):
     """What came is refused, and another answer may come later: it is of another time, or unsigned.
 

@@ -23,6 +23,7 @@ from updater.signature import PublicKey, verify
 FORMAT = 1
 CHUNK = 2 << 20
 CHUNK_PACKED_MAX = CHUNK + (64 << 10)  # what doesn't compress gets a little larger
+PIECE_MAX = CHUNK_PACKED_MAX + (1 << 20)  # with all the ranges that it may have
 CHANNEL_SIZE_MAX = 16 << 10
 MANIFEST_SIZE_MAX = 4 << 20
 SIGNATURE_SIZE_MAX = 2 << 10
@@ -208,13 +209,13 @@ def open_manifest(data: bytes, signature: bytes, keys: Iterable[PublicKey], name
 
 def _deltas(slot: _Fields, chunks: int) -> Iterator[Delta]:
     """The deltas that make sense here: without one, a node takes whole chunks."""
-    if "deltas" not in slot.values:
-        return
-    for fields in slot.several("deltas"):
+    found = slot.values.get("deltas")
+    for values in found if isinstance(found, list) else ():
         with suppress(Refused):
+            fields = _Fields(values, f"{slot.name}: deltas")
             blob = _blob(fields.inner("blob"))
             pieces = tuple(Piece(*row) for row in fields.rows("pieces", 2, blob.size))
-            if len(pieces) == chunks and all(sum(piece) <= blob.size for piece in pieces):
+            if len(pieces) == chunks and all(_is_in(blob, piece) for piece in pieces):
                 yield Delta(
                     fields.text("version", VERSION),
                     fields.number("size", 1, SLOT_SIZE_MAX),
@@ -224,13 +225,15 @@ def _deltas(slot: _Fields, chunks: int) -> Iterator[Delta]:
                 )
 
 
+def _is_in(blob: Blob, piece: Piece | StreamPiece) -> bool:
+    return piece.size <= PIECE_MAX and piece.offset + piece.size <= blob.size
+
+
 def _streams(delta: _Fields, blob: Blob) -> Iterator[Stream]:
     for fields in delta.several("streams"):
         source = tuple(Piece(*row) for row in fields.rows("source", 2, SLOT_SIZE_MAX))
         pieces = [StreamPiece(*row) for row in fields.rows("pieces", 3, blob.size)]
-        if len(source) > 1 or any(
-            piece.offset + piece.size > blob.size or piece.unpacked > CHUNK for piece in pieces
-        ):
+        if len(source) > 1 or not all(_is_in(blob, p) and p.unpacked <= CHUNK for p in pieces):
             raise Refused(f"{fields.name}: a stream makes no sense")
         yield Stream(
             fields.number("at", 0, SLOT_SIZE_MAX),

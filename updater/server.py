@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from updater.contract import RUN_NODE
-from updater.errors import NotNow, Refused, Unreachable, UpdateError, printable
+from updater.errors import Missing, NotNow, Refused, Unreachable, UpdateError, printable
 from updater.memory import ETAG
 from updater.node import Node
 
@@ -35,6 +35,7 @@ PIECE = 64 << 10
 AROUND = 256 << 10  # bytes of an answer that are no body; and as much again as that is
 REDIRECTS = 5
 SETTLED_S = 2
+MISSING = (403, 404, 410)  # asked again, it would say the same
 MOVED = (301, 302, 303, 307, 308)
 REASON_MAX = 80  # characters of a server's own words
 OUT_OF_DATE = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
@@ -153,7 +154,8 @@ class Server:
             reason = printable(f"{response.status} {response.reason}", REASON_MAX)
             self._drop()
             if response.status not in MOVED or not target:
-                raise Unreachable(f"{name}: the server answered {reason}")
+                kind = Missing if response.status in MISSING else Unreachable
+                raise kind(f"{name}: the server answered {reason}")
             try:
                 moved = split_url(urljoin(url.geturl(), target))
             except (UpdateError, ValueError):

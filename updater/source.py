@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from updater.errors import Refused, Unreachable, UpdateError
+from updater.errors import Missing, Refused, Unreachable, UpdateError
 
 PIECE = 64 << 10
 
@@ -88,7 +88,8 @@ class Folder:
                     # A stick's bytes are read once: they needn't stay in memory.
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise Unreachable(f"{self.name}/{path}: {error.strerror}") from None
+            kind = Missing if error.errno == errno.ENOENT else Unreachable
+            raise kind(f"{self.name}/{path}: {error.strerror}") from None
         if size:
             raise Unreachable(f"{self.name}/{path} ends {size} bytes too early")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterable
 
@@ -20,6 +21,7 @@ Read = Callable[[int, int], bytes]  # offset, size -> bytes; fewer where there a
 REACH = 1 << 20  # bytes before and behind a piece's own place that it may look at
 BLOCK = 256 << 10
 PIPE = 1 << 20  # bytes of room; more would need a right
+PATIENCE_S = 60
 POLL_S = 0.002  # for which a process is waited for at a time
 GZIP = zlib.MAX_WBITS | 16  # zlib's word for a gzip stream
 BUSYBOX = ("busybox", "gzip", "-9", "-c")
@@ -111,6 +113,15 @@ def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     yield engine.flush()
 
 
+def _require_success(process: subprocess.Popen[bytes]) -> None:
+    try:
+        code = process.wait(PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        raise Mismatch(f"{BUSYBOX[0]} doesn't end") from None
+    if code:
+        raise Mismatch(f"{BUSYBOX[0]} ended with exit code {code}")
+
+
 def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     """As busybox' gzip packs them at level 9, in a process of its own.
 
@@ -125,11 +136,12 @@ def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
     assert process.stdin is not None and process.stdout is not None
     feed, packed = process.stdin.fileno(), process.stdout.fileno()
     os.set_blocking(feed, False)
-    upcoming, left = iter(pieces), memoryview(b"")
+    upcoming, left, since = iter(pieces), memoryview(b""), time.monotonic()
     try:
         while True:
             if not left and not process.stdin.closed:
                 left = memoryview(next(upcoming, b""))
+                since = time.monotonic()
                 if not left:
                     process.stdin.close()
             wanted = [] if process.stdin.closed else [feed]
@@ -139,12 +151,17 @@ def by_busybox(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
             if readable:
                 data = os.read(packed, BLOCK)
                 if not data:
-                    return
+                    break
                 yield data
             elif not writable:
+                if time.monotonic() - since > PATIENCE_S:
+                    raise Mismatch(f"{BUSYBOX[0]} does nothing for {PATIENCE_S} s")
                 yield b""
-    except BrokenPipeError:  # it ended before it had everything: so does what it gave
-        return
+            if readable or writable:
+                since = time.monotonic()
+        _require_success(process)
+    except BrokenPipeError:
+        raise Mismatch(f"{BUSYBOX[0]} ended before it had packed everything") from None
     finally:
         process.kill()
         process.wait()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from updater.contract import BAD, GOOD, TRIAL
 from updater.disk import Disk
-from updater.errors import GaveWay, NotNow, Refused, Unreachable, UpdateError
+from updater.errors import GaveWay, Missing, NotNow, Refused, Unreachable, UpdateError
 from updater.formats import (
     CHANNEL_SIZE_MAX,
     CHUNK,
@@ -269,7 +269,8 @@ class Updater:
         if not maker or not maker.problem:
             return ""
         count = len(maker.failed)
-        what = "the delta was given up" if maker.is_hopeless else f"{count} chunks came whole"
+        came = f"{count} chunk{'s' * (count != 1)} came whole"
+        what = "the delta was given up" if maker.is_hopeless else came
         return f"{what}: {maker.problem}"
 
     def _maker_for(self, disk: Disk, manifest: Manifest) -> Maker | None:
@@ -294,7 +295,7 @@ class Updater:
             try:
                 for part in self.source.stream(f"blobs/{blob}", offset + before, size - before):
                     data += part
-            except GaveWay:
+            except (GaveWay, Missing):
                 raise
             except Unreachable:
                 attempt = attempt + 1 if len(data) == before else 1
@@ -381,6 +382,8 @@ class Updater:
             for at, packed in self._packed(manifest.slot, run):
                 self._fetched += len(packed)
                 yield at, self._checked(manifest, at, packed)
+                if self._maker and self._maker.resume():
+                    return
 
     def _checked(self, manifest: Manifest, at: int, packed: bytes) -> bytes:
         """A chunk, unpacked. Raises Refused where it isn't the signed one."""

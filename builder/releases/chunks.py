@@ -15,6 +15,7 @@ from builder.alpine.archive import Transferred
 from builder.core.cache import mark_used
 from builder.core.errors import UserError
 from builder.core.files import naming, write_atomically, write_sparse
+from builder.core.parallel import workers
 from builder.core.paths import CACHE
 from updater.formats import CHUNK, Blob, Chunk, SlotImage
 
@@ -107,7 +108,7 @@ def _write(
     ):
         fresh = Path(blob.name)
         try:
-            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            with workers() as pool:
                 for name, packed in pool.map(partial(_packed, level), pieces):
                     chunks.append(Chunk(name, offset, len(packed)))
                     blob.write(packed)

@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import itertools
 import lzma
-import os
 import struct
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from builder.alpine.archive import Transferred
 from builder.core.cache import mark_used
+from builder.core.errors import UserError
 from builder.core.files import naming, write_atomically
 from builder.core.output import say
+from builder.core.parallel import workers
 from builder.core.progress import Progress
 from builder.releases.chunks import unpack_xz
 from builder.releases.ranges import (
@@ -41,11 +42,13 @@ from builder.releases.ranges import (
 from builder.releases.store import Store
 from builder.releases.streams import STEP, Found, PackAgain, streams
 from updater import delta as node
+from updater.errors import Mismatch, printable
 from updater.formats import CHUNK, Blob, Delta, Manifest, Piece, SlotImage, Stream, StreamPiece
 from updater.streams import Read
 
 PRESET = 6
 SHOWN = 5  # of the files that cost most
+NAME_MAX = 80  # of the name of one that is shown
 NODES_SIDE = "root/usr/lib/belay/updater/delta.py"
 
 
@@ -63,7 +66,8 @@ class Price:
     files: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
-        largest = ", ".join(f"{name} {_mb(size)}" for name, size in self.files[:SHOWN])
+        files = ((printable(name, NAME_MAX), size) for name, size in self.files[:SHOWN])
+        largest = ", ".join(f"{name} {_mb(size)}" for name, size in files)
         return (
             f"from {self.version}: {_mb(self.size)} to fetch (whole: {_mb(self.whole)})"
             f"{'; largest: ' if largest else ''}{largest}"
@@ -112,7 +116,7 @@ def encoded(
         ranges = list(outside(ranges, stream.at, stream.at + stream.size))
     parts = cut(ranges, len(slots.new), CHUNK)
     packed, weights = [], []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with workers() as pool:
         inside = [list(pool.map(*_pieces_of(stream))) for stream in slots.streams]
         made = pool.map(partial(_piece, slots), range(len(parts)), parts)
         for number, (piece, weight) in enumerate(made):
@@ -171,7 +175,7 @@ def predicted(slots: Slots) -> list[Range]:
 
     # The largest first, so that no processor is left with one at the end.
     unlike.sort(key=lambda pair: -sum(size for _, size in pair[1].extents))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with workers() as pool:
         for ranges in pool.map(compare, unlike):
             found += ranges
     return ordered(found)
@@ -204,13 +208,29 @@ def _packed(data: bytes, at: int, ranges: Sequence[Range], read: Read) -> tuple[
     for new, old, size in ranges:
         prediction[new : new + size] = read(old, size)
     residual = subtracted(data, bytes(prediction))
-    packed = pack(ranges, at, residual)
-    assert node.made(packed, at, len(data), read) == data, f"nodes make others of the bytes at {at}"
+    raw = unpacked_piece(ranges, at, residual)
+    cached = CACHED / f"{hashlib.sha256(raw).hexdigest()}.piece-{PRESET}"
+    if cached.exists():
+        packed = cached.read_bytes()
+        with suppress(Mismatch):  # else it is damaged
+            if node.made(packed, at, len(data), read) == data:
+                mark_used(cached)
+                return packed, residual
+    packed = pack(raw)
+    if node.made(packed, at, len(data), read) != data:
+        raise RuntimeError(f"nodes make other bytes than those at {at}")
+    write_atomically(cached, packed)
     return packed, residual
 
 
-def pack(ranges: Sequence[Range], at: int, residual: bytes) -> bytes:
-    """A piece; see updater/delta.py. It is kept in the cache."""
+def pack(raw: bytes) -> bytes:
+    """A piece from what is in it; see updater/delta.py."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": node.DICTIONARY}]
+    return lzma.compress(raw, lzma.FORMAT_RAW, filters=filters)
+
+
+def unpacked_piece(ranges: Sequence[Range], at: int, residual: bytes) -> bytes:
+    """What is in a piece; see updater/delta.py."""
     gaps, seeks, here, there = [], [], 0, at
     for new, old, size in ranges:
         gaps.append(new - here)
@@ -220,15 +240,7 @@ def pack(ranges: Sequence[Range], at: int, residual: bytes) -> bytes:
     head = struct.pack(
         f"<I{count}I{count}I{count}q", count, *gaps, *(r.size for r in ranges), *seeks
     )
-    raw = head + residual.rstrip(b"\0")
-    cached = CACHED / f"{hashlib.sha256(raw).hexdigest()}.piece-{PRESET}"
-    if cached.exists():
-        mark_used(cached)
-        return cached.read_bytes()
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": PRESET, "dict_size": node.DICTIONARY}]
-    packed = lzma.compress(raw, lzma.FORMAT_RAW, filters=filters)
-    write_atomically(cached, packed)
-    return packed
+    return head + residual.rstrip(b"\0")
 
 
 def subtracted(data: bytes, prediction: bytes) -> bytes:
@@ -258,38 +270,65 @@ def _price(delta: Delta, image: SlotImage, weights: Sequence[Counter[str]]) -> P
     return Price(delta.version, total, whole, tuple(shares.most_common()))
 
 
+def whole_price(version: str, image: SlotImage) -> Price:
+    """What nodes of a release fetch from which there is no delta."""
+    whole = sum(chunk.size for chunk in image.chunks)
+    return Price(version, whole, whole, ())
+
+
 def slot_of(store: Store, manifest: Manifest) -> memoryview:
-    """The slot image of a release. Raises UserError where its blob is damaged."""
+    """The slot image of a release. Raises UserError where its blob is missing or damaged."""
     with tempfile.TemporaryDirectory(prefix="belay-slot-") as folder:
         file = Path(folder) / "slot"
-        unpack_xz(store.blobs / manifest.slot.blob.sha256, file)
-        return memoryview(file.read_bytes())
+        try:
+            unpack_xz(store.blobs / manifest.slot.blob.sha256, file)
+            return memoryview(file.read_bytes())
+        except (UserError, OSError) as error:
+            raise UserError(
+                f"release {manifest.version} in {store.folder} is not whole: {error}",
+                "bring that file back from a copy of the store, or from the server",
+            ) from None
+
+
+class Packed(NamedTuple):
+    """The slot image that is to be released, in a file and as chunks; where its blobs go."""
+
+    slot: Path
+    image: SlotImage
+    blobs: Path
 
 
 def make_deltas(
     store: Store,
     olders: Sequence[Manifest],
-    slot: Path,
-    image: SlotImage,
+    packed: Packed,
     prove: Prove,
     progress: Progress,
 ) -> tuple[SlotImage, list[Price]]:
-    """`image` with deltas from older releases, whose blobs are written; and what each costs.
+    """The packed image with deltas from older releases of `store`, and what each of them costs.
 
-    `prove` packs by the programs of an old slot.
+    `prove` packs by the programs of an old slot. Where there can be no delta, nodes take whole
+    chunks, and that is the price.
     """
     prices, found = [], []
-    new = memoryview(slot.read_bytes())
+    image, new = packed.image, memoryview(packed.slot.read_bytes())
     for older in olders:
         with progress.transfer(f"delta from {older.version}") as transferred:
-            old = slot_of(store, older)
-            if all(region.name != NODES_SIDE for region in regions(old)):
-                say(f"release {older.version} knows no deltas yet: its nodes take whole chunks")
+            why, old = "", new
+            try:
+                old = slot_of(store, older)
+            except UserError as error:
+                why = f"{error}\n{error.hint}"
+            if not why and all(region.name != NODES_SIDE for region in regions(old)):
+                why = f"release {older.version} knows no deltas yet"
+            if why:
+                say(f"note: {why}\nthere is no delta from {older.version}: nodes take whole chunks")
+                prices.append(whole_price(older.version, image))
                 continue
             with prove(old) as pack_again:
                 found_streams = streams(old, new, pack_again)
             slots = Slots(old, new, regions(new), found_streams)
-            delta, price = make_delta(slots, older, image, store.blobs, transferred)
+            delta, price = make_delta(slots, older, image, packed.blobs, transferred)
         found.append(delta)
         prices.append(price)
     return replace(image, deltas=tuple(found)), prices

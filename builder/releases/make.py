@@ -21,7 +21,7 @@ from builder.core.progress import Progress
 from builder.disk.table import read_table
 from builder.releases.changes import changes, versions
 from builder.releases.chunks import write_slot, write_xz
-from builder.releases.deltas import Price, Prove, make_deltas
+from builder.releases.deltas import Packed, Price, Prove, make_deltas, whole_price
 from builder.releases.keys import PUBLIC_KEYS, Sign
 from builder.releases.publish import SITE, channel_names, current_channel
 from builder.releases.sbom import installed, sbom
@@ -32,10 +32,12 @@ from updater.contract import (
     PARTITION_SLOT_B,
 )
 from updater.errors import Refused
-from updater.formats import VERSION, Manifest, version_key
+from updater.formats import VERSION, Manifest, SlotImage, version_key
 from updater.signature import PublicKey, read_keys
 
 PARTS_LIST, LOCK, CHANGES, PRICES = "sbom.json", "apk.lock", "changes.json", "prices.json"
+
+OTHERS = "any other release"  # in the place of a version: those without a delta
 
 
 def store_of(config: Config) -> Store:
@@ -105,7 +107,8 @@ def make_release(
     with progress.transfer("packing the slot image") as transferred:
         image = write_slot(slot, store.blobs, level, transferred)
     before = olders(config, store, config.os.version)
-    image, prices = make_deltas(store, before, slot, image, prove, progress)
+    image, prices = make_deltas(store, before, Packed(slot, image, store.blobs), prove, progress)
+    prices += rest_of(store, prices, image, config.os.version)
     require_budget(config, prices)
     with disk.open("rb") as file:
         table = read_table(file)
@@ -145,10 +148,22 @@ def planned(config: Config, store: Store, prove: Prove, progress: Progress) -> l
         with progress.transfer("packing the slot image") as transferred:
             image = write_slot(slot, scratch.blobs, config.publish.level, transferred)
         before = olders(config, store)
-        for manifest in before:
-            blob = manifest.slot.blob.sha256
-            (scratch.blobs / blob).symlink_to((store.blobs / blob).resolve())
-        return make_deltas(scratch, before, slot, image, prove, progress)[1]
+        packed = Packed(slot, image, scratch.blobs)
+        _, prices = make_deltas(store, before, packed, prove, progress)
+        return prices + rest_of(store, prices, image)
+
+
+def rest_of(
+    store: Store, prices: Sequence[Price], image: SlotImage, version: str = ""
+) -> list[Price]:
+    """What nodes of all other releases fetch, older than `version` if that is given: everything."""
+    priced = {price.version for price in prices}
+    others = [
+        older
+        for older in store.versions()
+        if older not in priced and (not version or version_key(older) < version_key(version))
+    ]
+    return [whole_price(OTHERS, image)] if others else []
 
 
 def olders(config: Config, store: Store, version: str = "") -> list[Manifest]:
@@ -184,8 +199,11 @@ def _of_channels(config: Config, keys: list[PublicKey]) -> set[str]:
 
 
 def require_budget(config: Config, prices: Sequence[Price]) -> None:
-    """Raise UserError where nodes of an older release would fetch more than [publish] allows."""
-    for price in prices:
+    """Raise UserError where nodes of an older release would fetch more than [publish] allows.
+
+    Those from which no delta is wanted count only where there are no others.
+    """
+    for price in [price for price in prices if price.version != OTHERS] or prices:
         if config.publish.budget_mb and price.size > config.publish.budget_mb * 1_000_000:
             raise UserError(
                 f"{price}: more than budget_mb = {config.publish.budget_mb} in [publish] allows",

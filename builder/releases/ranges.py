@@ -6,11 +6,14 @@ differ, bsdiff finds what they share.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import re
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import bsdiff4.core
@@ -25,6 +28,7 @@ CACHED = CACHE / "deltas"
 WINDOW = 4 << 20  # a larger file is compared piece by piece, each with what lies around its place
 _KERNEL = re.compile(r"(^|/)\d+\.\d+\.\d+-[^/]+(?=/)")
 _TRIPLE = struct.Struct("<3q")
+_RUN = re.compile(rb"(.{24})\1{42,}", re.DOTALL)  # 1 KiB or more of up to 24 bytes
 
 
 class Range(NamedTuple):
@@ -123,10 +127,10 @@ def digest(region: Region, image: memoryview) -> str:
 def shared(old: bytes, new: bytes) -> list[Range]:
     """Which ranges of `new` are nearly some of `old`, by bsdiff; kept in the cache."""
     name = "-".join(hashlib.sha256(data).hexdigest()[:32] for data in (old, new))
-    cached = CACHED / f"{name}.ranges-1"
-    if cached.exists():
+    cached = CACHED / f"{name}.ranges-2"
+    if cached.exists() and (kept := _kept(cached, len(old), len(new))) is not None:
         mark_used(cached)
-        return [Range(*found) for found in _TRIPLE.iter_unpack(cached.read_bytes())]
+        return kept
     ranges: list[Range] = []
     for at in range(0, len(new), WINDOW):
         low, high = max(0, at - WINDOW // 4), min(len(old), at + WINDOW + WINDOW // 4)
@@ -143,7 +147,61 @@ def shared(old: bytes, new: bytes) -> list[Range]:
     return ranges
 
 
+def _kept(cached: Path, old: int, new: int) -> list[Range] | None:
+    """What the cache has; None where that is damaged."""
+    data = cached.read_bytes()
+    if len(data) % _TRIPLE.size:
+        return None
+    found = [Range(*numbers) for numbers in _TRIPLE.iter_unpack(data)]
+    sound = all(
+        item.size > 0 <= item.new <= new - item.size and 0 <= item.old <= old - item.size
+        for item in found
+    )
+    return found if sound else None
+
+
 def _compared(old: bytes, new: bytes) -> Iterator[Range]:
+    """Ranges without what says little: bsdiff takes ages for zeros, and LZMA packs them anyway."""
+    before, after = _telling(old), _telling(new)
+    dense_old, dense_new = (
+        b"".join(data[at : at + size] for _, at, size in segments)
+        for data, segments in ((old, before), (new, after))
+    )
+    for new_at, old_at, size in _by_bsdiff(dense_old, dense_new):
+        done = 0
+        for place, length in _located(after, new_at, size):
+            here = place
+            for there, count in _located(before, old_at + done, length):
+                yield Range(here, there, count)
+                here += count
+            done += length
+
+
+Segment = tuple[int, int, int]  # where it begins among what tells something, where it is, its size
+
+
+def _telling(data: bytes) -> list[Segment]:
+    """What is no run of a few bytes again and again."""
+    found, at, dense = [], 0, 0
+    for begin, end in [*(run.span() for run in _RUN.finditer(data)), (len(data), len(data))]:
+        if begin > at:
+            found.append((dense, at, begin - at))
+            dense += begin - at
+        at = end
+    return found
+
+
+def _located(segments: Sequence[Segment], at: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where `size` bytes from `at` on really are, segment by segment."""
+    number = bisect.bisect_right(segments, (at, sys.maxsize, 0)) - 1
+    while size > 0:
+        begin, place, length = segments[number]
+        count = min(size, begin + length - at)
+        yield place + at - begin, count
+        at, size, number = at + count, size - count, number + 1
+
+
+def _by_bsdiff(old: bytes, new: bytes) -> Iterator[Range]:
     """Of bsdiff's control data the ranges; source: https://www.daemonology.net/bsdiff/."""
     if not old or not new:
         return

@@ -7,14 +7,13 @@ only if the older release's own programs were seen to pack it to the very same b
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from builder.alpine.initramfs import cpio_begins, cpio_entries
+from builder.core.parallel import workers
 from builder.disk.squashfs import Extent
 from builder.releases.ranges import Range, Region, digest, in_slot, regions, shared
 from updater.formats import CHUNK, Piece
@@ -113,7 +112,7 @@ def _kernel(one: Region, other: Region, old: memoryview, new: memoryview) -> Fou
         found = shared(known[low:high], piece)
         return [Range(here + item.new, low + item.old, item.size) for item in found]
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with workers() as pool:
         parts = pool.map(nearby, range(0, len(content), STEP))
         ranges = [item for part in parts for item in part]
 

@@ -13,7 +13,7 @@ import pytest
 from builder.core.progress import Progress
 from builder.disk.squashfs import Squashfs
 from builder.releases.chunks import write_slot
-from builder.releases.deltas import Slots, make_delta, make_deltas
+from builder.releases.deltas import Packed, Slots, make_delta, make_deltas
 from builder.releases.ranges import pairs, regions
 from builder.releases.store import Store
 from tests.conftest import InContainer
@@ -130,12 +130,12 @@ def test_a_release_that_knows_no_deltas_gets_none(
         found, prices = make_deltas(
             store,
             [older],
-            tmp_path / "image",
-            image,
+            Packed(tmp_path / "image", image, tmp_path / "blobs"),
             lambda _: nullcontext(lambda *_: b""),
             progress,
         )
-    assert (found.deltas, prices) == ((), [])
+    assert found.deltas == ()
+    assert [(price.version, price.size) for price in prices] == [("1.0.0", prices[0].whole)]
 
 
 def test_the_bytes_of_each_file_are_found(tmp_path: Path, in_container: InContainer) -> None:

@@ -6,12 +6,16 @@ import lzma
 import random
 import struct
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
+import bsdiff4.core
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.releases.deltas import pack, subtracted
+from builder.releases import deltas, ranges
+from builder.releases.deltas import pack, subtracted, unpacked_piece
 from builder.releases.ranges import Range, cut, ordered
 from updater.delta import DICTIONARY, RANGES_MAX, SLICE, add, made
 from updater.errors import Mismatch
@@ -57,7 +61,7 @@ def test_a_chunk_is_made_again(ranges: list[Range], data: bytes, at: int) -> Non
     prediction = bytearray(len(data))
     for new, old, size in ranges:
         prediction[new : new + size] = OLD[old : old + size]
-    piece = pack(ranges, at, subtracted(data, bytes(prediction)))
+    piece = pack(unpacked_piece(ranges, at, subtracted(data, bytes(prediction))))
     assert made(piece, at, len(data), read) == data
 
 
@@ -154,3 +158,63 @@ def test_fuzzed_pieces_make_the_signed_bytes_or_none(seed: int) -> None:
         assert len(chunk) == 100
         others += chunk != wanted  # such a chunk has another hash, and is not written
     assert others > 1000, "not all is refused by its form"
+
+
+@given(st.randoms())
+def test_what_repeats_is_not_compared(dice: random.Random) -> None:
+    """Bsdiff takes hours for megabytes of one byte; what is left has to be found where it is."""
+
+    def some() -> bytes:
+        repeated = bytes(dice.randrange(9000)), b"abc" * dice.randrange(3000)
+        return b"".join(
+            dice.choice([*repeated, dice.randbytes(dice.randrange(2000))]) for _ in range(5)
+        )
+
+    old = some()
+    cut_at = dice.randrange(len(old) + 1)
+    new = old[:cut_at] + some() + old[cut_at:]
+    for found in ranges._compared(old, new):
+        assert found.size > 0 <= found.new <= len(new) - found.size
+        assert 0 <= found.old <= len(old) - found.size
+    assert all(size > 0 for _, _, size in ranges._telling(old))
+    equal = list(ranges._compared(old, old))
+    assert all(item.new == item.old for item in equal)
+    assert sum(item.size for item in equal) == sum(size for _, _, size in ranges._telling(old))
+
+
+def test_megabytes_of_zeros_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def diff(old: bytes, new: bytes) -> tuple[bytes, bytes, bytes]:
+        compared.append(len(old) + len(new))
+        return bsdiff4.core.diff(old, new)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(ranges, "bsdiff4", SimpleNamespace(core=SimpleNamespace(diff=diff)))
+    old = bytes(1 << 20) + b"a word" + bytes(2 << 20)
+    found = list(ranges._compared(old, bytes(5) + old + bytes(1 << 20)))
+    assert 0 < sum(compared) < 5000
+    assert any(item.new <= (1 << 20) + 5 < item.new + item.size for item in found)
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut short", struct.pack("<3q", 0, 0, 1 << 40)])
+def test_ranges_that_the_cache_lost_are_found_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    monkeypatch.setattr(ranges, "CACHED", tmp_path)
+    old, new = b"as it was before " * 50, b"as it is after " + b"as it was before " * 50
+    found = ranges.shared(old, new)
+    (cached,) = tmp_path.iterdir()
+    cached.write_bytes(damage)
+    assert ranges.shared(old, new) == (found if damage else [])
+
+
+def test_a_piece_that_the_cache_lost_is_packed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deltas, "CACHED", tmp_path)
+    packed, _ = deltas._packed(b"new", 0, [Range(0, 0, 2)], read)
+    (cached,) = tmp_path.iterdir()
+    for damage in (b"", packed[:-3], deltas._packed(b"two", 0, [], read)[0]):
+        cached.write_bytes(damage)
+        assert deltas._packed(b"new", 0, [Range(0, 0, 2)], read)[0] == packed
+        assert cached.read_bytes() == packed

@@ -137,3 +137,28 @@ def test_without_busybox_there_is_no_such_stream(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(streams, "BUSYBOX", ("/nowhere/busybox",))
     with pytest.raises(Mismatch, match="can't be started"):
         next(by_busybox([b"x"]))
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("sleep 1000", "does nothing for 0.3 s"),
+        ("head -c 100; sleep 1000", "does nothing for 0.3 s"),
+        ("exec gzip -c; exit 3", None),
+        ("cat >/dev/null; echo half; exit 3", "ended with exit code 3"),
+        ("head -c 10 >/dev/null; exit 0", "before it had packed everything"),
+        ("exec >&-; sleep 1000", "doesn't end"),
+    ],
+    ids=["hangs", "stands still", "well", "fails", "leaves", "closes"],
+)
+def test_a_packer_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, script: str, message: str | None
+) -> None:
+    monkeypatch.setattr(streams, "BUSYBOX", ("sh", "-c", script))
+    monkeypatch.setattr(streams, "PATIENCE_S", 0.3)
+    packed = by_busybox(pieces_of(CONTENT))
+    if message is None:
+        assert b"".join(packed)
+        return
+    with pytest.raises(Mismatch, match=f"^sh .*{message}"):
+        list(packed)

@@ -28,7 +28,7 @@ WORD = b"a word more "
 AT = CHUNK + 1000
 NEW = OLD[:AT] + WORD + OLD[AT : -len(WORD)]
 RANGES = [Range(0, 0, AT), Range(AT + len(WORD), AT, len(NEW) - AT - len(WORD))]
-CHUNKS = 6
+CHUNKS = 5
 
 
 def publish(
@@ -113,7 +113,7 @@ def test_one_wrong_byte_costs_one_chunk(node: FileNode, publisher: Publisher) ->
     size, note = fetched(node, str(publisher.store.folder), manifest)
     assert node.holds("b", manifest, publisher)
     assert size < 1000 + manifest.slot.chunks[3].size
-    assert note == f"1 chunks came whole: {node.slots['a']} is not what release 1.0.0 wrote"
+    assert note.startswith(f"1 chunk came whole: either {node.slots['a']} is not what release")
 
 
 def test_another_slot_altogether_costs_three_pieces(node: FileNode, publisher: Publisher) -> None:
@@ -178,7 +178,7 @@ def test_a_delta_that_is_gone_costs_whole_chunks(node: FileNode, publisher: Publ
         size, note = fetched(node, url, manifest)
     assert node.holds("b", manifest, publisher) and "404" in note
     assert size == manifest.slot.blob.size
-    assert len([path for path in requests if path.startswith("/blobs/")]) == ATTEMPTS + 1
+    assert len([path for path in requests if path.startswith("/blobs/")]) == 2
 
 
 def test_a_line_that_breaks_goes_on_where_it_was(node: FileNode, publisher: Publisher) -> None:
@@ -234,6 +234,55 @@ def test_an_update_that_was_cut_off_goes_on_with_another_release(
     assert 0 < size <= manifest.slot.deltas[0].blob.size
 
 
+def test_after_an_outage_the_delta_goes_on(node: FileNode, publisher: Publisher) -> None:
+    new = bytes(byte ^ 7 for byte in OLD)  # so that pieces are large
+    manifest = publish(publisher, new, [])
+    dropped: list[str] = []
+
+    def drop(request: Any) -> bool:
+        if "/blobs/" not in request.path or not 3 <= len(dropped) + 3 <= ATTEMPTS + 2:
+            return False
+        dropped.append(request.path)
+        request.close_connection = True
+        return True
+
+    with served(publisher.store.folder, drop) as (url, _):
+        size, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and not note
+    assert len(dropped) == ATTEMPTS
+    chunk = max(chunk.size for chunk in manifest.slot.chunks)
+    assert size <= manifest.slot.deltas[0].blob.size + chunk, "one came whole: the line was back"
+
+
+def test_a_delta_that_never_comes_is_given_up(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    blob = manifest.slot.deltas[0].blob.sha256
+
+    def drop(request: Any) -> bool:
+        request.close_connection = blob in request.path
+        return bool(request.close_connection)
+
+    with served(publisher.store.folder, drop) as (url, requests):
+        size, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and note.startswith("the delta was given up")
+    assert size == manifest.slot.blob.size
+    assert len([path for path in requests if blob in path]) == 3 * ATTEMPTS
+
+
+def test_a_chunk_without_a_piece_comes_behind_the_others(
+    node: FileNode, publisher: Publisher
+) -> None:
+    """Else an update that is resumed would look at these first, and take all for missing."""
+    manifest = publish(publisher)
+    (delta,) = manifest.slot.deltas
+    assert len(delta.pieces) == CHUNKS
+    delta = replace(delta, pieces=(Piece(0, 0), Piece(0, 0), *delta.pieces[2:]))
+    with Maker(
+        manifest.slot, delta, node.slots["a"], node.slots["b"], lambda offset, size: b""
+    ) as maker:
+        assert maker.order() == ([*range(2, CHUNKS), 0, 1], set())
+
+
 def test_all_comes_by_one_connection(
     node: FileNode, publisher: Publisher, with_streams: Manifest
 ) -> None:
@@ -274,8 +323,10 @@ def test_a_delta_that_makes_no_sense_is_none(node: FileNode, publisher: Publishe
         replace(delta, pieces=(Piece(delta.blob.size, 1), *delta.pieces[1:])),
         replace(delta, pieces=("many",) * CHUNKS),  # type: ignore[arg-type]
         replace(delta, version="../.."),
+        5,
+        None,
     ):
-        slot = replace(manifest.slot, deltas=(odd, delta))
+        slot = replace(manifest.slot, deltas=(odd, delta))  # type: ignore[arg-type]
         version = f"1.1.{len(publisher.store.versions())}"
         publisher.release(version, data=NEW, slot=slot)
         (read,) = node.updater(str(publisher.store.folder)).manifest(version).slot.deltas
