@@ -40,39 +40,46 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
     from builder.releases.keys import signer
     from builder.releases.make import config_of_tag, make_release, require_lock, store_of
 
-    config = config_of_tag(load_config(), tag)
-    store = store_of(config)
-    if store.release(config.os.version).exists():
+    configs = [config_of_tag(config, tag) for config in load_config().each_arch()]
+    version = configs[0].os.version
+    is_made = [store_of(config).release(version).exists() for config in configs]
+    if all(is_made):
         raise UserError(
-            f"release {config.os.version} exists already, in {store.folder}",
+            f"release {version} exists already, in {store_of(configs[0]).folder}",
             "a release never changes: take the next version",
         )
-    require_lock(config, sample)
-    if config.login.console == "development":
+    for config in configs:
+        require_lock(config, sample)
+    if configs[0].login.console == "development":
         say("note: root has no password on the console of this release ([login] in image.toml)")
     sign = signer(key)
-    build(c, "image", config)
-    config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
-    with Progress() as progress:
-        prove = _programs(plan_for(config, ["chroot"], progress))
-        manifest, news = make_release(config, store, sign, prove, progress)
+    made = []
+    for config in configs:
+        store, arch = store_of(config), config.alpine.arch
+        if store.release(version).exists():
+            say(f"release {version} for {arch} exists already")
+            continue
+        build(c, "image", config)
+        config_of_tag(config, tag)  # a build that changes apk.lock is not of this tag
+        with Progress() as progress:
+            prove = _programs(plan_for(config, ["chroot"], progress))
+            manifest, news = make_release(config, store, sign, prove, progress)
+        made.append(asdict(manifest))
+        for line in [] if json else news:
+            say(line)
+        size = human_size(manifest.slot.blob.size)
+        say(f"release {version} for {arch}: a node fetches {size} at most")
     if json:
-        show_json(asdict(manifest))
+        show_json(made if len(configs) > 1 else made[0])
         return
-    for line in news:
-        say(line)
-    size = human_size(manifest.slot.blob.size)
-    say(
-        f"release {manifest.version}: a node fetches {size} at most; "
-        f"try it: ./inv release.test {manifest.version}; publish it: ./inv upload --channel NAME"
-    )
+    say(f"try it: ./inv release.test {version}; publish it: ./inv upload --channel NAME")
 
 
 def _programs(plan: Plan) -> Prove:
     """What packs by the programs of older releases, in the engine of the plan."""
     from builder.releases.proof import programs_of
 
-    return partial(programs_of, plan.engine, plan.root)
+    return partial(programs_of, plan.engine, plan.root, plan.config.alpine.arch)
 
 
 @task(help={"version": "the release, such as 1.2.3", "json": "print its manifest as JSON"})

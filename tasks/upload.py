@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
-from builder.core.config import DAYS_MAX, load_config
+from builder.core.config import DAYS_MAX, Config, load_config
 from builder.core.errors import UserError
 from builder.core.options import whole_number
 from builder.core.output import say, show_json
 from builder.core.progress import Progress, human_size
+
+if TYPE_CHECKING:
+    from updater.formats import Manifest
+    from updater.signature import PublicKey
 
 UNVERIFIED = "if nodes can't fetch it, each of them will report errors"
 
@@ -47,52 +52,71 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     from builder.releases.make import store_of, trusted_keys
     from builder.releases.targets import target_of
     from builder.vm.site_trial import require_tested
+    from updater.contract import arch_folder
     from updater.formats import version_key
     from updater.source import open_source
 
     publish.check_channel_name(channel)
-    config = load_config()
-    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else config.publish.days
-    store, keys = store_of(config), trusted_keys()
+    configs = load_config().each_arch()
+    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else configs[0].publish.days
+    keys = trusted_keys()
+    wanted = [(config, _release(config, version, keys)) for config in configs]
+    published = []
+    for config, manifest in wanted:
+        store, target = store_of(config), target_of(config, to)
+        publish.require_channel(target, channel, config.update.channel, new)
+        before = publish.current_channel(target, channel, keys)
+        if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
+            raise UserError(
+                f"channel {channel} has {before.version}, which is newer than {manifest.version}",
+                "nodes go back only with --downgrade",
+            )
+        files = publish.missing(store, manifest, target)
+        if c.config.run.dry:
+            for file in files:
+                say(f"{file.path} -> {target.name}/{file.name}")
+            say(f"channel {channel}: {before.version if before else 'new'} -> {manifest.version}")
+            continue
+        if not unverified and not config.update.url:
+            raise UserError(
+                "url in [update] of image.toml is where nodes will fetch it, and it is not set",
+                f"set it, or give --unverified: {UNVERIFIED}",
+            )
+        if config.publish.tested:
+            require_tested(config, store, manifest.version)
+        sign = signer(key)
+        with Progress() as progress:
+            size = publish.upload(files, target, progress)
+            if not unverified:
+                public = open_source(config.update.url, arch_folder(config.alpine.arch))
+                publish.check_public(public, manifest, keys, progress)
+            pointer = publish.new_channel(store, manifest, channel, downgrade)
+            pointer = publish.move_channel(pointer, before, valid_days, target, sign)
+        published.append(asdict(pointer))
+        say(
+            f"{human_size(size)} uploaded, with the disk image and the lists of the release; "
+            f"a node fetches {human_size(manifest.slot.blob.size)} at most"
+        )
+        say(f"channel {channel} has release {manifest.version} for {manifest.arch}")
+    if json and published:
+        show_json(published if len(configs) > 1 else published[0])
+
+
+def _release(config: Config, version: str, keys: list[PublicKey]) -> Manifest:
+    """The release of that version, or the newest one, for an architecture. Raises UserError."""
+    from builder.releases.make import store_of
+
+    store = store_of(config)
     versions = store.versions()
     if not versions and not version:
         raise UserError(
             f"{store.folder} has no release yet", "make one: ./inv release --tag v1.0.0"
         )
     manifest = store.manifest(version or versions[-1], keys)
-    target = target_of(config, to)
-    publish.require_channel(target, channel, config.update.channel, new)
-    before = publish.current_channel(target, channel, keys)
-    if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
+    if manifest.arch != config.alpine.arch:
         raise UserError(
-            f"channel {channel} has {before.version}, which is newer than {manifest.version}",
-            "nodes go back only with --downgrade",
+            f"release {manifest.version} in {store.folder} is for {manifest.arch}, and "
+            f"{config.alpine.arch} is asked for",
+            "arch in [alpine] of image.toml says for which machines releases are",
         )
-    files = publish.missing(store, manifest, target)
-    if c.config.run.dry:
-        for file in files:
-            say(f"{file.path} -> {target.name}/{file.name}")
-        say(f"channel {channel}: {before.version if before else 'new'} -> {manifest.version}")
-        return
-    if not unverified and not config.update.url:
-        raise UserError(
-            "url in [update] of image.toml is where nodes will fetch it, and it is not set",
-            f"set it, or give --unverified: {UNVERIFIED}",
-        )
-    if config.publish.tested:
-        require_tested(config, store, manifest.version)
-    sign = signer(key)
-    with Progress() as progress:
-        size = publish.upload(files, target, progress)
-        if not unverified:
-            publish.check_public(open_source(config.update.url), manifest, keys, progress)
-        pointer = publish.new_channel(store, manifest, channel, downgrade)
-        pointer = publish.move_channel(pointer, before, valid_days, target, sign)
-    if json:
-        show_json(asdict(pointer))
-        return
-    say(
-        f"{human_size(size)} uploaded, with the disk image and the lists of the release; "
-        f"a node fetches {human_size(manifest.slot.blob.size)} at most"
-    )
-    say(f"channel {channel} has release {manifest.version}")
+    return manifest

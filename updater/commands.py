@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from updater.contract import RUN_NODE, TRIAL
+from updater.contract import RUN_NODE, TRIAL, arch_folder
 from updater.errors import GaveWay, UpdateError
 from updater.grubenv import boots_next
 from updater.memory import Memory, headline
@@ -361,7 +361,7 @@ def _updater(
         how = {
             "access": access_of(belay.node), "say": belay.whisper, "look": look, "sleep": sleep,
         }  # fmt: skip
-    source = open_source(location, **how)
+    source = open_source(location, arch_folder(belay.node.system.arch), **how)
     return Updater(belay.node, source, belay.memory, belay.progress, sleep)
 
 

@@ -34,6 +34,17 @@ PARTITIONS = (
     PARTITION_DATA,
 )
 
+# --- what a server has ---
+
+# Releases and channels of this architecture lie at the top; each other one has a folder.
+FIRST_ARCH = "x86_64"
+
+
+def arch_folder(arch: str) -> str:
+    """The folder of a server that nodes of an architecture look at; "" is the server itself."""
+    return "" if arch == FIRST_ARCH else arch
+
+
 # --- the kernel's command line ---
 
 ARGUMENT_SLOT = "belay.slot"  # a or b

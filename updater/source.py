@@ -34,16 +34,16 @@ class Source(Protocol):
         """Bytes of a file in pieces. Raises Unreachable, and where there are less than `size`."""
 
 
-def open_source(location: str, **more: Any) -> Source:
-    """The source at a URL, in a folder or a tar; `more` is for a Server."""
+def open_source(location: str, folder: str = "", **more: Any) -> Source:
+    """The source at a URL, in a folder or a tar: all of it, or `folder`; `more` is for a Server."""
     if "://" in location:
         from updater.server import Server  # slow to come, and a stick needs none
 
-        return Server(location, **more)
+        return Server(f"{location.rstrip('/')}/{folder}", **more)
     if Path(location).is_dir():
-        return Folder(Path(location))
+        return Folder(Path(location, folder))
     if Path(location).is_file():
-        return Archive(Path(location))
+        return Archive(Path(location), folder)
     raise UpdateError(f"{location}: wanted a URL like https://example.org/belay, a folder or a tar")
 
 
@@ -95,19 +95,22 @@ class Folder:
 
 
 class Archive(Folder):
-    """Releases in one file: a tar of such a folder, not compressed."""
+    """Releases in one file: a tar of such a folder, not compressed; in `folder` of it."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, folder: str = "") -> None:
         """Raises UpdateError where it is none."""
         import tarfile
 
         super().__init__(file)
+        begin = f"{folder}/" if folder else ""
         try:
             with tarfile.open(file, "r:") as tar:
                 self._members = {
-                    member.name.removeprefix("./"): (file, member.offset_data, member.size)
+                    name.removeprefix(begin): (file, member.offset_data, member.size)
                     for member in tar
-                    if member.isreg() and not member.issparse()
+                    if (name := member.name.removeprefix("./")).startswith(begin)
+                    and member.isreg()
+                    and not member.issparse()
                 }
         # All but the first two are of numbers and depths that no sound archive has.
         except (

@@ -31,6 +31,8 @@ def container_world(arch: str) -> World:
     """
     target, host = ARCHES[arch], host_arch()
     names = set(PACKAGE_LIST.read_text().split())
+    if not host.char_is_signed:
+        names.add("e2fsprogs-extra")  # frame.sh says what for
     if not target.has_bios:
         names.remove("grub-bios")
     if target != host:

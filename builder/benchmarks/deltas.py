@@ -110,7 +110,7 @@ def _case(
     begin = _processor_seconds()
     plan = plan_for(config, ["chroot"], progress)
     before, after = memoryview(old.read_bytes()), memoryview(new.read_bytes())
-    with programs_of(plan.engine, plan.root, before) as pack_again:
+    with programs_of(plan.engine, plan.root, config.alpine.arch, before) as pack_again:
         found = streams(before, after, pack_again)
     older = Manifest("belay", config.alpine.arch, OLD, 0, image, {})
     slots = Slots(before, after, regions(after), found)

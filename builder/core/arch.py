@@ -35,6 +35,7 @@ class Arch:
     # UEFI for virtual machines, and the template of its variables, where distributions put them.
     firmware: tuple[tuple[str, str], ...]
     loader: str  # of Debian's C library
+    char_is_signed: bool  # in C
     # For seccomp: what the kernel calls it, and the numbers of its calls seccomp, and of chown,
     # fchown, lchown and fchownat; -1: there is none. Source: linux/audit.h, asm/unistd.h.
     audit: int
@@ -77,6 +78,7 @@ X86_64 = Arch(
         ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),  # Arch
     ),
     loader="ld-linux-x86-64.so.2",
+    char_is_signed=True,
     audit=0xC000003E,
     seccomp=317,
     chowns=(92, 93, 94, 260),
@@ -103,6 +105,7 @@ AARCH64 = Arch(
         ("/usr/share/edk2/aarch64/QEMU_CODE.fd", "/usr/share/edk2/aarch64/QEMU_VARS.fd"),  # Arch
     ),
     loader="ld-linux-aarch64.so.1",
+    char_is_signed=False,
     audit=0xC00000B7,
     seccomp=277,
     chowns=(-1, 55, -1, 54),

@@ -12,7 +12,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,7 @@ def _setting(name: str) -> Any:
     return _text(default, PATTERNS[name], WANTED[name])
 
 
+ArchName = Literal["x86_64", "aarch64"]  # those of core/arch.py
 _NAME = r"[A-Za-z0-9.][A-Za-z0-9+._:-]*"  # or what packages provide: cmd:curl
 _VERSION = r"[<>=~]{1,2}[A-Za-z0-9._-]+"
 # A word of apk's world: a package, of a version perhaps, from a tagged repository, or not at all.
@@ -110,7 +111,9 @@ class Alpine:
     release: str = _text(
         "3.23", r"[0-9]+\.[0-9]+(\.[0-9]+)?|edge", "a release like 3.23 or 3.23.6, or edge"
     )
-    arch: Literal["x86_64", "aarch64"] = "x86_64"
+    arch: ArchName = "x86_64"
+    # A list in the file: releases are made for all of them, and all else for the first.
+    others: tuple[ArchName, ...] = dataclasses.field(default=(), metadata={"key": False})
     mirror: str = _text("auto", f"auto|sample|{URL}", f'"auto", "sample", or {URL_WANTED}')
     keys: str = _text("", r".*", "a folder with public keys, or nothing for Alpine's own")
     archive: str = _text("", f"({URL})?", f"nothing, or {URL_WANTED}")
@@ -251,6 +254,12 @@ class Config:
     publish: Publish = Publish()
     build: Build = Build()
 
+    def each_arch(self) -> list[Config]:
+        """This config for each architecture that releases are made for."""
+        names = (self.alpine.arch, *self.alpine.others)
+        alpines = [replace(self.alpine, arch=name, others=()) for name in names]
+        return [replace(self, alpine=alpine) for alpine in alpines]
+
     @property
     def cmdline(self) -> str:
         """The words for the kernel, with its consoles where none is named."""
@@ -301,9 +310,9 @@ def load_config(path: Path = CONFIG_FILE, environ: Mapping[str, str] = os.enviro
             if (name := _variable(section, key)) in environ:
                 value = _from_text(environ[name], typing.get_type_hints(cls)[key])
                 found[key] = (value, partial(str, f"{name}:"))
-        own = {"own": _take_own_repositories(found)} if section == "alpine" else {}
+        more = _take_lists(found) if section == "alpine" else {}
         given = {key: _checked(value, cls, key, where) for key, (value, where) in found.items()}
-        sections[section] = cls(**given, **own)
+        sections[section] = cls(**given, **more)
     config = Config(**sections)
     if "belay" not in config.boot.features:
         where = _where(path, text, "boot", "features")
@@ -386,6 +395,24 @@ def _take_own_repositories(found: dict[str, Found]) -> tuple[OwnRepository, ...]
     if not names:  # those of the mirror needn't be named
         del found["repositories"]
     return tuple(own)
+
+
+def _take_lists(found: dict[str, Found]) -> dict[str, Any]:
+    """What [alpine] has beside the fields that keys fill."""
+    return {"own": _take_own_repositories(found), "others": _take_others(found)}
+
+
+def _take_others(found: dict[str, Found]) -> tuple[ArchName, ...]:
+    """Take all architectures but the first out of a list of them."""
+    listed, where = found.get("arch", (None, str))
+    if not isinstance(listed, list):
+        return ()
+    for item in listed:
+        _checked(item, Alpine, "arch", where)
+    if not listed or len(listed) > len(set(listed)):
+        raise UserError(f"{where()} arch: found {listed}, wanted each once, and at least one")
+    found["arch"] = (listed[0], where)
+    return tuple(listed[1:])
 
 
 def _checked(value: object, cls: Any, key: str, where: Callable[[], str]) -> Any:

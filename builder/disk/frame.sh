@@ -89,6 +89,11 @@ files=$DATA_SECTORS
 mke2fs -q -F -t ext4 -O metadata_csum_seed -b 4096 -J size=8 -L "$DATA_LABEL" -U "$DATA_UUID" \
 	-E "offset=$((DATA_FIRST * 512)),root_owner=0:0,hash_seed=$DATA_UUID,lazy_itable_init=0" \
 	"$disk" $((files / 8))
+# mke2fs notes whether hashes of names are of signed letters, as they are for C where it runs. The
+# image is the same wherever it is built.
+if command -v debugfs >/dev/null; then
+	debugfs -w -R "set_super_value flags 1" "$disk?offset=$((DATA_FIRST * 512))" 2>/dev/null
+fi
 
 tail=$((SLOT_B_FIRST + SLOT_B_SECTORS)) # what is behind both slots begins here
 # dd's figures are of no use, its errors are: a full disk.

@@ -30,6 +30,7 @@ from builder.releases.targets import target_of
 from updater.contract import (
     PARTITION_SLOT_A,
     PARTITION_SLOT_B,
+    arch_folder,
 )
 from updater.errors import Refused
 from updater.formats import VERSION, Manifest, SlotImage, version_key
@@ -42,10 +43,9 @@ OTHERS = "any other release"  # in the place of a version: those without a delta
 
 def store_of(config: Config) -> Store:
     """Where this machine keeps releases of this system: apart from `build/`, which may go."""
-    if folder := os.environ.get("BELAY_STORE"):
-        return Store(Path(folder))
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Store(Path(data) / "belay" / config.os.name)
+    folder = os.environ.get("BELAY_STORE") or Path(data) / "belay" / config.os.name
+    return Store(Path(folder) / arch_folder(config.alpine.arch))
 
 
 def trusted_keys() -> list[PublicKey]:

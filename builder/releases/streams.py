@@ -98,7 +98,10 @@ def _extents(image: memoryview) -> list[tuple[Extent, ...]]:
 
 
 def _kernel(one: Region, other: Region, old: memoryview, new: memoryview) -> Found | None:
-    """The payload of a bzImage: https://docs.kernel.org/arch/x86/boot.html."""
+    """The payload of a bzImage, https://docs.kernel.org/arch/x86/boot.html, or of an EFI zboot.
+
+    That is the other architectures' way: drivers/firmware/efi/libstub/zboot-header.S of Linux.
+    """
     at, source = other.extents[0].offset, one.extents[0].offset
     assert at is not None and source is not None
     before, after = payload(one.content(old)), payload(other.content(new))
@@ -124,11 +127,14 @@ def _kernel(one: Region, other: Region, old: memoryview, new: memoryview) -> Fou
 
 
 def payload(kernel: bytes) -> tuple[int, int, bytes] | None:
-    """Where the gzip stream of a bzImage is, how long it is, and what is in it."""
-    if kernel[0x202:0x206] != b"HdrS":
+    """Where the gzip stream of a kernel is, how long it is, and what is in it."""
+    if kernel[0x202:0x206] == b"HdrS":
+        begin, size = struct.unpack_from("<II", kernel, 0x248)
+        begin += ((kernel[0x1F1] or 4) + 1) * 512
+    elif kernel[4:8] == b"zimg" and kernel[24:29] == b"gzip\0":
+        begin, size = struct.unpack_from("<II", kernel, 8)
+    else:
         return None
-    begin, size = struct.unpack_from("<II", kernel, 0x248)
-    begin += ((kernel[0x1F1] or 4) + 1) * 512
     engine = zlib.decompressobj(GZIP)
     try:
         content = engine.decompress(kernel[begin : begin + size])

@@ -14,6 +14,7 @@ from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.host import require_program
 from builder.core.paths import PROJECT
+from updater.contract import arch_folder
 
 ATTEMPTS = 4
 PAUSE_S = 2.0
@@ -129,11 +130,16 @@ class Ssh:
 
 
 def target_of(config: Config, to: str) -> Target:
-    """Where to publish to."""
+    """Where to publish to what nodes of this architecture look at."""
+    folder = arch_folder(config.alpine.arch)
     if to:
-        return open_target(to)
+        return open_target(_below(to, folder))
     if not config.publish.to:
         raise UserError(
             "where to publish is not set", "set to in [publish] of image.toml, or give --to"
         )
-    return open_target(config.publish.to, PROJECT)
+    return open_target(_below(config.publish.to, folder), PROJECT)
+
+
+def _below(location: str, folder: str) -> str:
+    return f"{location.rstrip('/')}/{folder}" if folder else location

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 import struct
+import typing
 from pathlib import Path
 
 import pytest
 
 from builder.core.arch import AARCH64, ARCHES, X86_64, Arch, host_arch
-from builder.core.config import load_config
+from builder.core.config import ArchName, load_config
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
 from builder.engines import emulation
 from builder.engines.choose import candidates
 from builder.engines.emulation import emulated, is_registered, refused
+from builder.releases.make import store_of
 
 # What holds for one architecture alone, and says so: it compares nothing.
 EXEMPT = re.compile(
-    r"builder/(core/arch|sample/(wheel|python)|core/config|benchmarks/\w+)\.py|builder/benchmarks/.*"
+    r"(builder/(core/(arch|config)|sample/(wheel|python))|updater/contract)\.py|builder/benchmarks/.*"
 )
 NAMES = re.compile(
     r"x86_64|aarch64|amd64|arm64|i386-pc|BOOTX64|BOOTAA64|ttyAMA|OVMF|AAVMF|i6300esb"
@@ -60,6 +62,37 @@ def test_consoles_follow_from_the_architecture(arch: Arch, tmp_path: Path) -> No
 def test_an_architecture_that_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'found .riscv64., wanted "x86_64" or "aarch64"'):
         load_config(PROJECT / "image.toml", {"BELAY_ALPINE_ARCH": "riscv64"})
+
+
+def test_all_are_known_to_the_config() -> None:
+    assert typing.get_args(ArchName) == tuple(ARCHES)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('arch = "aarch64"', ["aarch64"]),
+        ('arch = ["x86_64", "aarch64"]', ["x86_64", "aarch64"]),
+        ('arch = ["aarch64"]', ["aarch64"]),
+        ("", ["x86_64"]),
+    ],
+)
+def test_releases_may_be_of_several(tmp_path: Path, text: str, names: list[str]) -> None:
+    (tmp_path / "image.toml").write_text(f"[alpine]\n{text}\n")
+    config = load_config(tmp_path / "image.toml", {})
+    assert config.alpine.arch == names[0]
+    each = config.each_arch()
+    assert [one.alpine.arch for one in each] == names
+    assert len({store_of(one).folder for one in each}) == len(names)
+    one = load_config(tmp_path / "image.toml", {"BELAY_ALPINE_ARCH": "aarch64"})
+    assert [each.alpine.arch for each in one.each_arch()] == ["aarch64"]
+
+
+@pytest.mark.parametrize("text", ["[]", '["x86_64", "x86_64"]', '["x86_64", "riscv64"]', "5"])
+def test_lists_that_make_no_sense(tmp_path: Path, text: str) -> None:
+    (tmp_path / "image.toml").write_text(f"[alpine]\narch = {text}\n")
+    with pytest.raises(UserError, match=r"image.toml:2: \[alpine\] arch: found .*, wanted"):
+        load_config(tmp_path / "image.toml", {})
 
 
 def test_another_machine_than_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def stick_with_broken_service(project: Project, folder: Path) -> tuple[Path, Pat
     stick = folder / "stick"
     words = ("upload", "--channel", "stable", "--to", str(stick), "--unverified")
     project.inv(*words, **own_store)
-    blobs = (stick / "blobs").iterdir()
+    blobs = next(stick.rglob("blobs")).iterdir()
     max(blobs, key=lambda blob: blob.stat().st_size).unlink()  # the disk: no node wants it
     return stick, slot
 
