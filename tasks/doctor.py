@@ -26,7 +26,7 @@ USES = {
     "dot": "inv graph --format svg",
     "minisign": "a test of signatures",
     "nginx": "tests with a web server",
-    X86_64.qemu: "inv qemu, release.test, site.test",
+    **{arch.qemu: f"inv qemu, release.test, site.test for {arch.name}" for arch in ARCHES.values()},
     "ssh": "inv upload to another machine, release.test, site.test",
     "ssh-keygen": "tests of SSH",
     "sshd": "a test of inv upload",

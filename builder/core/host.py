@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 
-from builder.core.arch import ARCHES, X86_64
+from builder.core.arch import ARCHES
 from builder.core.commands import run
 from builder.core.errors import UserError
 from builder.core.output import say
@@ -36,7 +36,10 @@ PACKAGES = {
     "zstd": ("zstd", "zstd"),
 }
 APT_INSTALL = "apt-get install -y --no-install-recommends"
-TESTS_USE = ("dot", "minisign", "nginx", X86_64.qemu, "ssh", "ssh-keygen", "sshd")
+TESTS_USE = (
+    *("dot", "minisign", "nginx", "ssh", "ssh-keygen", "sshd"),
+    *(arch.qemu for arch in ARCHES.values()),
+)
 
 
 def missing_programs(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from builder.core.config import AUTO, SECTIONS
 from builder.core.paths import CONFIG_FILE, PROJECT, VARIABLES
 
 PAGE = (PROJECT / "docs/configuration.md").read_text()
-NOT_IN_TOML = {"built", "own", "others"}
+NOT_IN_TOML = {"built", "own", "others"}  # fields that no key has
 
 
 def meanings() -> dict[tuple[str, str], str]:
