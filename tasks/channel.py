@@ -37,22 +37,25 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
     from builder.releases.publish import channel_names, current_channel
     from builder.releases.targets import Folder
 
-    target, keys = target_of(load_config(), to), trusted_keys()
-    if isinstance(target, Folder) and not target.folder.is_dir():
-        raise UserError(f"{target.name}: there is no such folder")
+    keys = trusted_keys()
     found: list[dict[str, Any]] = []
-    for name in channel_names(target):
-        try:
-            if channel := current_channel(target, name, keys):
-                found.append({**asdict(channel), "state": _state(channel)})
-        except UserError as error:  # the others are to be seen all the same
-            found.append({"channel": name, "state": str(error)})
+    for config in load_config().each_arch():
+        target, arch = target_of(config, to), config.alpine.arch
+        if isinstance(target, Folder) and not target.folder.is_dir():
+            raise UserError(f"{target.name}: there is no such folder")
+        for name in channel_names(target):
+            try:
+                if channel := current_channel(target, name, keys):
+                    found.append({**asdict(channel), "arch": arch, "state": _state(channel)})
+            except UserError as error:  # the others are to be seen all the same
+                found.append({"channel": name, "arch": arch, "state": str(error)})
     if json:
         show_json(found)
     else:
         rows = [
             (
                 row["channel"],
+                row["arch"],
                 row.get("version", ""),
                 _day(row.get("signed")),
                 _day(row.get("expires")),
@@ -60,7 +63,7 @@ def show(c: Context, to: str = "", json: bool = False) -> None:
             )
             for row in found
         ]
-        table(("channel", "release", "signed", "expires", ""), rows)
+        table(("channel", "arch", "release", "signed", "expires", ""), rows)
     if any(row["state"] != VALID for row in found):
         raise Exit(code=1)
 
@@ -96,23 +99,30 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     )
 
     check_channel_name(source)
-    config, keys = load_config(), trusted_keys()
-    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else config.publish.days
-    server = target_of(config, to)
-    channel = current_channel(server, source, keys)
-    if channel is None:
-        raise UserError(f"{server.name} has no channel {source}")
-    require_channel(server, target, config.update.channel, new)
-    before = current_channel(server, target, keys)
-    if before and version_key(before.version) > version_key(channel.version):
+    configs, keys = load_config().each_arch(), trusted_keys()
+    valid_days = whole_number("days", days, 1, DAYS_MAX) if days else configs[0].publish.days
+    moves = []
+    for config in configs:
+        server = target_of(config, to)
+        channel = current_channel(server, source, keys)
+        if channel is None:
+            raise UserError(f"{server.name} has no channel {source}")
+        require_channel(server, target, config.update.channel, new)
+        before = current_channel(server, target, keys)
+        which = f" for {config.alpine.arch}" if len(configs) > 1 else ""
+        moves.append((server, replace(channel, channel=target), before, which))
+        if not before or version_key(before.version) <= version_key(channel.version):
+            continue
         raise UserError(
             f"channel {target} has {before.version}, which is newer than {channel.version}",
             "nodes "
             f"go back only by an order: ./inv upload --channel {target} --version "
             f"{channel.version} --downgrade",
         )
-    move_channel(replace(channel, channel=target), before, valid_days, server, signer(key))
-    say(f"channel {target} has release {channel.version}")
+    sign = signer(key)
+    for server, channel, before, which in moves:
+        move_channel(channel, before, valid_days, server, sign)
+        say(f"channel {target} has release {channel.version}{which}")
 
 
 def _day(seconds: int | None) -> str:

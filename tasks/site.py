@@ -14,6 +14,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from builder.core.arch import ARCHES
 from builder.core.config import load_config
 from builder.core.errors import UserError
 from builder.core.files import write_atomically
@@ -74,29 +75,36 @@ def publish(
     from updater.formats import Channel
 
     check_channel_name(channel)
-    config = load_config()
+    configs = load_config().each_arch()  # each architecture looks at a folder of its own
     data, version = build_site(), site_version()
-    digest = hashlib.sha256(data).hexdigest()
-    target, name = target_of(config, to), f"{channel}{SITE}"
-    require_channel(target, channel, config.update.channel, new)
-    before = current_channel(target, name, trusted_keys())
-    if before:
-        _check_version(before, version, digest)
+    digest, name = hashlib.sha256(data).hexdigest(), f"{channel}{SITE}"
+    wanted = []
+    for config in configs:
+        target = target_of(config, to)
+        require_channel(target, channel, config.update.channel, new)
+        before = current_channel(target, name, trusted_keys())
+        if before:
+            _check_version(before, version, digest)
+        wanted.append((target, before))
     if c.config.run.dry:
-        say(f"{name}: {before.version if before else 'new'} -> {version}")
+        for _, before in wanted:
+            say(f"{name}: {before.version if before else 'new'} -> {version}")
         return
-    if f"blobs/{digest}" not in target.sizes():
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            target.put(Path(file.name), f"blobs/{digest}")
-    pointer = Channel(config.os.name, name, version, digest, 0, 0)
-    pointer = move_channel(pointer, before, config.publish.days, target, signer(key))
+    sign, pointers = signer(key), []
+    for target, before in wanted:
+        if f"blobs/{digest}" not in target.sizes():
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(data)
+                file.flush()
+                target.put(Path(file.name), f"blobs/{digest}")
+        pointer = Channel(configs[0].os.name, name, version, digest, 0, 0)
+        pointer = move_channel(pointer, before, configs[0].publish.days, target, sign)
+        pointers.append(asdict(pointer))
     if json:
-        show_json(asdict(pointer))
+        show_json(pointers if len(pointers) > 1 else pointers[0])
     else:
         say(f"channel {channel} has site {version}")
-        if not config.update.site:
+        if not configs[0].update.site:
             say("note: nodes of this image take none: site in [update] of image.toml is false")
 
 
@@ -171,7 +179,7 @@ def test(c: Context, node: str = "", json: bool = False) -> None:
             newest = folder / "release.img"
             unpack_disk(store, store.manifest(versions[-1], trusted_keys()), newest)
             disks = {versions[-1]: newest, **disks}
-        matrix = try_site(disks, nodes, folder, progress)
+        matrix = try_site(ARCHES[config.alpine.arch], disks, nodes, folder, progress)
     if json:
         show_json(matrix)
     for line in report(matrix):

@@ -137,7 +137,7 @@ class Apk:
         try:
             return self.engine.run(job, LOGS / f"apk-{source.replace('/', '-')}.log")
         except CommandError as error:
-            raise explained(error, source, self.kernel) from None
+            raise explained(error, source, self.kernel, world.arch) from None
 
 
 def _write_database(root: Path, records: Iterable[str], world: Iterable[str]) -> None:
@@ -163,7 +163,7 @@ def options(arch: str) -> tuple[str, ...]:
     )
 
 
-def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
+def explained(error: CommandError, source: str, kernel: str = "", arch: str = "") -> UserError:
     """What apk's failure means, where that is known; `source` is the file that names the world.
 
     The package of the `kernel` is in no world: image.toml names it.
@@ -188,7 +188,7 @@ def explained(error: CommandError, source: str, kernel: str = "") -> UserError:
     if missing:
         names = ", ".join(missing)
         return UserError(
-            f"{source}: the mirror has no package {names}",
+            f"{source}: the mirror has no package {names}{f' for {arch}' if arch else ''}",
             "correct the name there, or look at the mirror again: ./inv lock --upgrade",
         )
     if tag := re.search(r"world dependency '(\S+)@(\S+)' does not exist", error.output):

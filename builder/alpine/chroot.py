@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -34,7 +35,8 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     group and path of what isn't root's, or has special bits; `folder/chroot.xattrs` name, value in
     hex and path of each extended attribute; `folder/microcode` what processors are given before the
     initramfs; `folder/firmware.list` the paths of all firmware; `folder/chroot.numbers` the numbers
-    of users and groups. Raises UserError without a kernel, and for what an image can't keep.
+    of users and groups; `folder/devicetrees.tar` the device trees of the kernel. Raises UserError
+    without a kernel, and for what an image can't keep.
     """
     with (
         tarfile.open(folder / "root.tar") as tar,
@@ -52,6 +54,7 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
         owners = owners_of(folder, root, recorded)
         accounts = [text_of(root.content(f"etc/{name}")) for name in ("passwd", "group")]
         owned = []
+        trees: dict[str, bytes] = {}
         first: dict[tuple[BinaryIO, str], str] = {}  # of the names of a file with several
         for name, member in sorted(root.members.items()):
             if "\n" in name:
@@ -64,6 +67,8 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
             if name == kernel and reader:
                 (folder / "vmlinuz").write_bytes(reader.read())
             if name.startswith("boot/"):
+                if name.endswith(".dtb") and reader:
+                    trees[name.rpartition("/")[2]] = reader.read()
                 continue
             target = modules if f"{name}/".startswith(PARTS) else rest
             info = _header(name, member, owners.get(name, (0, 0)))
@@ -87,7 +92,16 @@ def pack_chroot(folder: Path, _inputs: Mapping[str, Path]) -> None:
     (folder / "chroot.modes").write_bytes(b"".join(owned))
     (folder / "chroot.xattrs").write_bytes(attributes_of(folder, packages))
     (folder / "chroot.numbers").write_text(json.dumps(asdict(installed_numbers(*accounts))))
+    _write_tar(folder / "devicetrees.tar", trees)
     (folder / "root.tar").unlink()
+
+
+def _write_tar(path: Path, files: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name, data in sorted(files.items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
 
 
 def explain_installation(error: CommandError) -> UserError:

@@ -18,6 +18,7 @@ from builder.core.files import read_text
 from builder.core.output import say
 from builder.core.paths import LOCK_FILE, PROJECT
 from builder.core.progress import Progress
+from builder.disk.boards import board_of
 from builder.engines.engine import Engine
 
 SYSTEM = "system"  # what the lock calls the packages of the node
@@ -57,8 +58,11 @@ def worlds(config: Config) -> dict[str, World]:
         container.CONTAINER_WORLD: container.container_world(arch),
         SYSTEM: World("rootfs/world", system_world(config), arch),
     }
-    if arch != host_arch().name:  # else the container has it
-        wanted[container.LOADER_WORLD] = World("boot loader", container.LOADER, arch)
+    board = board_of(config)
+    names = container.LOADER if arch != host_arch().name else ()  # else the container has it
+    names = (*names, *(board.packages if board else ()))
+    if names:
+        wanted[container.LOADER_WORLD] = World("boot loader", names, arch)
     beyond = {
         INITRAMFS: ("packages in [boot] of image.toml", config.boot.packages),
         offline.AVAILABLE: ("available in [alpine] of image.toml", config.alpine.available),

@@ -47,11 +47,6 @@ class Arch:
         """The folder of Debian's libraries, below lib and usr/lib."""
         return f"{self.name}-linux-gnu"
 
-    @property
-    def console(self) -> str:
-        """The kernel's words for its consoles: the screen, and the serial line."""
-        return f"console=tty0 console={self.serial},115200"
-
 
 X86_64 = Arch(
     name="x86_64",

@@ -124,7 +124,7 @@ class Alpine:
         'names of repositories, like "main", URLs, or {url = "https://...", key = "a.rsa.pub"}',
     )
     own: tuple[OwnRepository, ...] = dataclasses.field(default=(), metadata={"key": False})
-    kernel: Literal["virt", "lts"] = "virt"
+    kernel: Literal["virt", "lts", "rpi"] = "virt"
     available: tuple[str, ...] = _packages()
 
     @property
@@ -155,6 +155,7 @@ class Boot:
         "at most 1500 ASCII characters, without quotes, shell characters, "
         "and words that begin with #",
     )
+    board: Literal["", "rpi"] = ""
     features: tuple[str, ...] = _texts(
         ("belay",), r"[a-z0-9][a-z0-9-]*", "names of mkinitfs features"
     )
@@ -266,7 +267,12 @@ class Config:
         words = self.boot.cmdline
         if "console=" in words:
             return words
-        return f"{ARCHES[self.alpine.arch].console} {words}".rstrip()
+        return f"console=tty0 console={self.serial},115200 {words}".rstrip()
+
+    @property
+    def serial(self) -> str:
+        """The serial line, as the kernel calls it: on boards what leads to their pins."""
+        return "ttyS0" if self.boot.board else ARCHES[self.alpine.arch].serial
 
 
 Found = tuple[Any, Callable[[], str]]  # a value, and what says where it stands

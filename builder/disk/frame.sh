@@ -7,6 +7,7 @@
 #   $ESP_FIRST $ESP_SECTORS and so on, of each partition, in sectors of 512 bytes
 #   $NODE_LABEL $DATA_LABEL $DATA_UUID $ESP_NUMBER
 #   in/grub-efi.apk   GRUB's modules for UEFI, where the container has none of this architecture
+#   in/esp in/board in/*.apk in/devicetrees.tar   what a board wants on the ESP
 #   $GRUB_TARGET $EFI_FILE   for UEFI; $BIOS 1 where there is BIOS too
 set -eu
 
@@ -39,6 +40,13 @@ number_at() {
 	printf "$bytes" | dd of="$1" bs=1 seek="$3" conv=notrunc 2>/dev/null
 }
 
+# Writes an entry of the MBR to byte $1: $2 its first half, then the first sector and their number.
+mbr_entry() {
+	# shellcheck disable=SC2059 # the bytes are the format
+	printf "$2" | dd of="$disk" bs=1 seek="$1" conv=notrunc 2>/dev/null
+	number_at "$disk" $(($3 + ($4 << 32))) $(($1 + 8))
+}
+
 # GRUB. Few file systems: what it can't read can't be used against it.
 modules="part_gpt fat squash4 normal configfile linux loadenv regexp datehook probe test echo true serial terminal
 	reboot sleep search minicmd gzio"
@@ -47,6 +55,11 @@ if [ -e in/grub-efi.apk ]; then
 	mkdir /tmp/grub
 	tar -xzf in/grub-efi.apk -C /tmp/grub usr/lib/grub
 	grub=/tmp/grub$grub
+fi
+if [ -e in/esp ]; then
+	for module in fdt fdtdump; do # the second only in newer ones
+		[ ! -e "$grub/$GRUB_TARGET/$module.mod" ] || modules="$modules $module"
+	done
 fi
 # shellcheck disable=SC2086 # words
 grub-mkimage -O "$GRUB_TARGET" -d "$grub/$GRUB_TARGET" -p /EFI/BOOT -o "/tmp/$EFI_FILE" \
@@ -76,6 +89,27 @@ mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv
 mcopy -i "$esp" in/grubenv ::/EFI/BOOT/grubenv2
 mcopy -i "$esp" in/grub.cfg ::/EFI/BOOT/grub.cfg
 mcopy -i "$esp" "/tmp/$EFI_FILE" ::/EFI/BOOT/
+if [ -e in/esp ]; then
+	mkdir /tmp/board
+	for package in in/*.apk; do
+		tar -xzf "$package" -C /tmp/board 2>/dev/null
+	done
+	while read -r path name; do
+		[ -e "/tmp/board/$path" ] || {
+			echo "ERROR: boards: no package has $path, which the ESP is to have as $name" >&2
+			exit 1
+		}
+		mcopy -i "$esp" "/tmp/board/$path" "::/$name"
+	done <in/esp
+	mcopy -i "$esp" in/board/* ::/
+	mkdir /tmp/dtb
+	tar -xf in/devicetrees.tar -C /tmp/dtb
+	# The first stages look for the tree of their board here, and hand it on.
+	mcopy -i "$esp" /tmp/dtb/*.dtb ::/
+	# A hybrid MBR, for first stages that know no GPT: the ESP, and what says that there is one.
+	mbr_entry 446 '\000\376\377\377\014\376\377\377' "$ESP_FIRST" "$ESP_SECTORS"
+	mbr_entry 462 '\000\000\002\000\356\377\377\377' 1 $((ESP_FIRST - 1))
+fi
 
 # The node's own partition, empty.
 mkfs.vfat --invariant -F 16 -s 1 -h "$NODE_FIRST" -n "$NODE_LABEL" --offset "$NODE_FIRST" \

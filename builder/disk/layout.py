@@ -12,6 +12,7 @@ from builder.core.config import AUTO, MIB, SLOT_MOST_MIB, Config
 from builder.core.contract import for_grub
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
+from builder.disk.boards import board_of
 from updater.contract import (
     PARTITION_DATA,
     PARTITION_ESP,
@@ -126,9 +127,11 @@ def sfdisk_script(disk: Layout) -> str:
 
 def grub_config(config: Config, disk: Layout) -> str:
     """`grub.cfg`, out of `grub.cfg.in`."""
+    board = board_of(config)
     values = {
         "CMDLINE": config.cmdline,
         "PANIC_S": str(PANIC_S),
+        "DEVICETREE": board.grub if board else "",
         **for_grub(),
     }
 

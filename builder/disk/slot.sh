@@ -3,6 +3,7 @@
 #   in/vmlinuz in/initramfs
 #   in/root.size in/modloop.size        bytes of the other parts
 #   in/root.sizes in/modloop.sizes      what lies in them: KiB, and a name
+#   in/devicetrees.tar                  of the kernel, where a board wants them
 #   $SLOT_MIB      the room there is, or auto: what this will show
 set -eu
 
@@ -10,6 +11,10 @@ boot=/tmp/boot
 mkdir "$boot"
 cp in/vmlinuz in/initramfs "$boot/"
 chmod 644 "$boot"/*
+if [ -e in/devicetrees.tar ]; then
+	mkdir "$boot/dtb"
+	tar -xf in/devicetrees.tar -C "$boot/dtb"
+fi
 # The kernel lies first. Nodes pack it while they write other chunks, and the initramfs last of all:
 # a chunk with the end of the one and the begin of the other is then no detour.
 echo "$boot/vmlinuz 1" >/tmp/order

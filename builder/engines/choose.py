@@ -51,10 +51,13 @@ def candidates(wanted: str, arch: str) -> list[str]:
 
 
 class ChosenEngine:
-    """The engine that `image.toml` asks for; "auto" is the first one that works here."""
+    """The engine that `image.toml` asks for; "auto" is the first one that works here.
+
+    Raises UserError where it can't build for `arch`.
+    """
 
     def __init__(self, wanted: str, arch: str = "") -> None:
-        self.wanted, self.arch = wanted, arch or host_arch().name
+        self.candidates = candidates(wanted, arch or host_arch().name)
 
     @property
     def name(self) -> str:
@@ -64,7 +67,7 @@ class ChosenEngine:
     @cached_property
     def engine(self) -> Engine:
         """The engine itself. Raises UserError where it can't run here."""
-        *first, last = candidates(self.wanted, self.arch)
+        *first, last = self.candidates
         for name in first:
             engine = ENGINES[name]()
             try:

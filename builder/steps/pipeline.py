@@ -23,6 +23,7 @@ from builder.core.arch import ARCHES, host_arch
 from builder.core.config import Config
 from builder.core.paths import PROJECT
 from builder.disk.assembly import END, HEAD, TAIL, join_disk, join_parts
+from builder.disk.boards import DEVICETREES, board_of
 from builder.disk.layout import FILES_MIB, derived_guid, grub_config, layout, sfdisk_script
 from builder.disk.size import note_size
 from builder.steps.overlay import OVERLAY, read_modes, script_lines
@@ -65,6 +66,7 @@ CHROOT_PARTS = (NUMBERS, CHROOT_MODES, CHROOT_XATTRS, MICROCODE, FIRMWARE)
 
 def chroot(config: Config, packages: PackageSet) -> Step:
     """The installed packages as a tar, and what is the kernel's among them: its modules, itself."""
+    trees = (DEVICETREES,) if board_of(config) else ()
     return Step(
         name="chroot",
         script=PROJECT / "rootfs" / "chroot.sh",
@@ -77,7 +79,11 @@ def chroot(config: Config, packages: PackageSet) -> Step:
             "WORLD": " ".join(node_world(config)),
             "APK_OPTIONS": " ".join(options(config.alpine.arch)),
         },
-        outputs=("chroot.tar", "modules.tar", "vmlinuz", *(part.file for part in CHROOT_PARTS)),
+        outputs=(
+            *("chroot.tar", "modules.tar", "vmlinuz"),
+            *(part.file for part in CHROOT_PARTS),
+            *trees,
+        ),
         finish=pack_chroot,
         note_owners=True,
         explain=explain_installation,
@@ -220,7 +226,7 @@ def rootfs(config: Config, numbers: Numbers, more: Known | None = None) -> Step:
             "STICK_LABEL": config.update.stick,
             "NODE_LABEL": config.node.label,
             "CONSOLE": config.login.console,
-            "SERIAL": ARCHES[config.alpine.arch].serial if config.login.serial else "",
+            "SERIAL": config.serial if config.login.serial else "",
             "NTP": " ".join(config.node.ntp),
             "ARCH": config.alpine.arch,
         },
@@ -245,6 +251,7 @@ def slot(config: Config) -> Step:
             "modloop.size": Result("modloop", "modloop.size"),
             "root.sizes": Result("rootfs", "root.sizes"),
             "modloop.sizes": Result("modloop", "modloop.sizes"),
+            **({DEVICETREES: Result("chroot", DEVICETREES)} if board_of(config) else {}),
         },
         env={"SLOT_MIB": str(config.disk.slot_mib or "auto")},
         outputs=(SLOT.file,),
@@ -260,10 +267,16 @@ def frame(config: Config, packages: PackageSet) -> Step:
     """The disk image without its slots: what is before them, and what is behind."""
     disk = layout(config)
     arch = ARCHES[config.alpine.arch]
-    loader: dict[str, Input] = {}
-    for package in packages.lock.packages.get(LOADER_WORLD, ()):
-        if package.name in LOADER:
-            loader[f"{package.name}.apk"] = Known(place_of(package.sha256), package.sha256)
+    board = board_of(config)
+    wanted = (*LOADER, *(board.packages if board else ()))
+    loader: dict[str, Input] = {
+        f"{package.name}.apk": Known(place_of(package.sha256), package.sha256)
+        for package in packages.lock.packages.get(LOADER_WORLD, ())
+        if package.name in wanted
+    }
+    if board:
+        loader |= {f"board/{path.name}": path for path in board.files}
+        loader |= {"esp": Content(board.esp.encode()), DEVICETREES: Result("chroot", DEVICETREES)}
     sectors = {}
     for partition in disk.partitions:
         name = partition.name.upper().replace("-", "_")

@@ -60,7 +60,10 @@ def usb_stick(folder: Path, label: str, name: str = "stick") -> str:
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine with one disk. `variables` is its own copy of the firmware's; None means BIOS."""
+    """A machine with one disk.
+
+    `variables` is its own copy of the firmware's; without, it is BIOS, or other `firmware`.
+    """
 
     disk: Path
     variables: Path | None
@@ -74,6 +77,9 @@ class Hardware:
     netboot: str = ""  # the URL of an iPXE script; the disk is then only there
     ssh_port: int = 0  # of this machine, which leads to SSH of that one; 0: a free one
     arch: Arch = X86_64
+    firmware: Path | None = (
+        None  # in the place of UEFI's own, such as U-Boot; it keeps no variables
+    )
 
     def command(self) -> list[str]:
         """The command line, all but where the serial console and the monitor go."""
@@ -88,7 +94,9 @@ class Hardware:
             str(self.memory_mib),
         ]
         words += accelerator(program, self.arch)
-        if self.variables:
+        if self.firmware:
+            words += ["-bios", str(self.firmware)]
+        elif self.variables:
             code, _ = firmware(self.arch)
             words += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
             words += ["-drive", f"if=pflash,format=raw,file={_escaped(self.variables)}"]

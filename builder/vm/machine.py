@@ -67,7 +67,8 @@ class Machine:
         self._scratch = tempfile.TemporaryDirectory(prefix="belay-")
         self._socket = Path(self._scratch.name) / "qmp"
         copy_sparse(image, self.disk)
-        variables = None if bios else copy_variables(folder, arch)
+        keeps_none = bios or hardware.get("firmware")
+        variables = None if keeps_none else copy_variables(folder, arch)
         self.hardware = Hardware(self.disk, variables, arch=arch, **hardware)
         self._process: pexpect.spawn[bytes] | None = None
         self._loop = asyncio.new_event_loop()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from builder.core.arch import ARCHES
 from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.paths import BUILD
@@ -24,6 +25,7 @@ from builder.vm.machine import Machine, MachineError
 from builder.vm.remote import Remote, Stick
 from updater.contract import (
     RUN_CONFIRMED,
+    arch_folder,
 )
 from updater.formats import Manifest, version_key
 
@@ -88,11 +90,14 @@ def try_release(
     disk, releases = folder / "disk.img", folder / "releases.img"
     tell(f"unpacking {before.version}")
     unpack_disk(store, before, disk)
-    _gather(store, manifest, folder / "releases")
+    _gather(store, manifest, folder / "releases" / arch_folder(manifest.arch))
     fat(folder / "releases", releases)
     stick = Stick(folder / "stick", NODE)
     extra = ("-drive", f"if=virtio,format=raw,readonly=on,file={str(releases).replace(',', ',,')}")
-    machine = Machine(disk, folder / "machine", bios=True, usb=stick.files, extra=extra)
+    arch = ARCHES[manifest.arch]
+    machine = Machine(
+        disk, folder / "machine", bios=arch.has_bios, arch=arch, usb=stick.files, extra=extra
+    )
     try:
         with machine:
             return _tried(Remote(machine, stick), manifest.version, before.version, tell)

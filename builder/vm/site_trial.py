@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from builder.core.arch import ARCHES, Arch
 from builder.core.config import Config
 from builder.core.errors import UserError
 from builder.core.files import read_toml
@@ -50,9 +51,9 @@ def has_nodes() -> bool:
 
 
 def try_site(
-    disks: Mapping[str, Path], nodes: Sequence[str], folder: Path, progress: Progress
+    arch: Arch, disks: Mapping[str, Path], nodes: Sequence[str], folder: Path, progress: Progress
 ) -> dict[str, dict[str, str]]:
-    """Try the site on nodes of the inventory, with each disk of a release.
+    """Try the site on nodes of the inventory, with each disk of a release, all of `arch`.
 
     Returns for each node and release what was wrong. `folder` is for what that takes.
     """
@@ -64,19 +65,22 @@ def try_site(
         for release, disk in disks.items():
             name = f"{node} on {release}"
             tell = partial(progress.stage, name)
-            wrong = _try_one(disk, node, stick, archive, folder / f"{node}-{release}", tell)
+            machine = Machine(
+                disk, folder / f"{node}-{release}", bios=arch.has_bios, arch=arch, usb=stick.files
+            )
+            wrong = _try_one(machine, node, stick, archive, tell)
             progress.stopped(name)
             matrix.setdefault(node, {})[release] = wrong
     return matrix
 
 
-def _try_one(disk: Path, node: str, stick: Stick, archive: bytes, folder: Path, tell: Tell) -> str:
-    """Boot `disk` as `node` and apply the site twice; `folder` is the machine's.
+def _try_one(machine: Machine, node: str, stick: Stick, archive: bytes, tell: Tell) -> str:
+    """Boot a machine as `node` and apply the site twice.
 
     Returns what was wrong: nothing, if all went well.
     """
     try:
-        with Machine(disk, folder, bios=True, usb=stick.files) as machine:
+        with machine:
             remote = Remote(machine, stick)
             tell("booting")
             remote.wait_until_confirmed(BOOT_TIMEOUT_S)
@@ -152,6 +156,7 @@ def require_tested(config: Config, store: Store, version: str) -> None:
         folder = Path(scratch)
         disk = folder / "release.img"
         unpack_disk(store, store.manifest(version, trusted_keys()), disk)
-        matrix = try_site({version: disk}, nodes_of_site(), folder, progress)
+        arch = ARCHES[config.alpine.arch]
+        matrix = try_site(arch, {version: disk}, nodes_of_site(), folder, progress)
     if any(row[version] for row in matrix.values()):
         raise UserError("\n".join([*report(matrix), refused]))

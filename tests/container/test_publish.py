@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from getpass import getuser
@@ -349,3 +350,37 @@ def test_a_release_is_verified_byte_by_byte(project: Project) -> None:
     output = refused(project, "release.verify", "1.1.0")
     blob.write_bytes(good)
     assert "sbom.json" in output and "is corrupt" in output
+
+
+def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
+    """Made and published by one command each, and kept apart on the server."""
+    project = Project(tmp_path, 1)
+    names = ["x86_64", "aarch64"]
+    config = project.root / "image.toml"
+    config.write_text(config.read_text().replace('arch = "x86_64"', f"arch = {json.dumps(names)}"))
+    for name in names:
+        project.inv("lock", BELAY_ALPINE_ARCH=name)
+    project.commit("v1.0.0")
+    made = json.loads(project.run("release", "--tag", "v1.0.0", "--json").stdout)
+    assert [manifest["arch"] for manifest in made] == names
+    assert "release 1.0.0 exists already" in refused(project, "release", "--tag", "v1.0.0")
+
+    words = ("upload", "--channel", "stable", "--unverified")
+    pointers = json.loads(project.run(*words, "--json").stdout)
+    assert [pointer["version"] for pointer in pointers] == ["1.0.0"] * 2
+    assert pointers[0]["manifest"] != pointers[1]["manifest"]
+    shown = json.loads(project.inv("channel.show", "--json"))
+    assert [row["arch"] for row in shown if row["channel"] == "stable"] == names
+    project.inv("channel.promote", "stable", "calm", "--new")
+    for name, folder in zip(names, ("", "aarch64"), strict=True):
+        server = project.www / folder
+        manifest = json.loads((server / "releases/1.0.0/manifest.json").read_text())
+        assert manifest["arch"] == name
+        assert (server / "blobs" / manifest["slot"]["blob"]["sha256"]).exists()
+        assert sorted(path.name for path in (server / "channels").iterdir()) == ["calm", "stable"]
+
+    # Somebody puts the one in the place of the other.
+    release = project.store / "aarch64/releases/1.0.0"
+    shutil.rmtree(release)
+    shutil.copytree(project.store / "releases/1.0.0", release)
+    assert "1.0.0 in" in (said := refused(project, *words)) and "is for x86_64" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from builder.vm.machine import Machine
 from tests.programs import program
 from tests.project import Nginx, Project
 from tests.vm.test_updates import UPDATE_TIMEOUT_S, is_on_trial, stick_with_broken_service
-from updater.contract import BAD, TRIAL
+from updater.contract import BAD, TRIAL, TRIES
 from updater.grubenv import SlotState
+
+U_BOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 
 pytestmark = pytest.mark.vm(minutes=6)
 
@@ -77,3 +80,33 @@ def test_a_node_of_another_architecture_is_updated(project: Project, tmp_path: P
                 machine.wait_for_login()
                 assert "release 1.2.0 was rejected" in machine.succeed("belay status")
                 assert read_boot_state(machine.disk).slots["a"].state == BAD
+
+
+def test_u_boot_counts_tries_as_uefi_does(project: Project, tmp_path: Path) -> None:
+    """Boards without UEFI have it from U-Boot: then GRUB and the boot state are the same."""
+    if not U_BOOT.exists() and not os.environ.get("CI"):
+        pytest.skip(f"{U_BOOT} is missing: apt-get install u-boot-qemu")
+    project.inv("image")
+    disk = (project.build / "disk.img").resolve()
+    with Machine(disk, tmp_path / "machine", arch=AARCH64, firmware=U_BOOT) as machine:
+        with machine.stage("a boot"):
+            machine.wait_for_console("U-Boot 20")
+            machine.wait_for_console(r"belay: booting slot a \(good\)")
+            machine.wait_for_login()
+            machine.wait_until_confirmed()
+            machine.power_cut()
+        with machine.stage("a trial that never gets far"):
+            state = read_boot_state(machine.disk)
+            trial = state.with_slot("b", TRIAL)._replace(order=("b", "a"), tried="9.9.9")
+            write_boot_state(machine.disk, trial)
+            for left in reversed(range(TRIES[TRIAL])):
+                machine.start()
+                machine.wait_for_console(r"belay: booting slot b \(trial\)")
+                machine.power_cut()
+                assert read_boot_state(machine.disk).slots["b"].tries == left
+        with machine.stage("back in the slot before"):
+            machine.start()
+            machine.wait_for_console(r"belay: booting slot a \(good\)")
+            machine.wait_for_login()
+            assert read_boot_state(machine.disk).slots["b"].state == BAD
+            assert "9.9.9 was rejected" in machine.succeed("belay status")

@@ -31,7 +31,7 @@ def url(artefacts: Path, tmp_path: Path) -> Iterator[str]:
     build(Context(), "net-initramfs", config)
     with served(tmp_path / "www") as port:
         url = f"http://10.0.2.2:{port}"
-        cmdline = f"{config.boot.cmdline} apkovl={url}/crag.apkovl.tar.gz"
+        cmdline = f"{config.cmdline} apkovl={url}/crag.apkovl.tar.gz"
         write_netboot(tmp_path / "www", url, cmdline)
         overlay = archive(etc__fetched="over the network")
         (tmp_path / "www" / "crag.apkovl.tar.gz").write_bytes(overlay)
