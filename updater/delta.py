@@ -62,7 +62,7 @@ class Maker:
         self.failed: set[int] = set()  # the chunks that have to be fetched whole
         self.problem = ""  # of the last of these
         self._in_a_row = 0
-        self._outages = 0
+        self._outages, self._is_down = 0, False  # of the line
         self._here: dict[int, bytes] = {}  # pieces that came with others
         self._came: set[int] = set()  # all that ever came
         self._takers: dict[Stream, Taker] = {}
@@ -131,7 +131,8 @@ class Maker:
             self._in_a_row += 1
             if isinstance(error, Unreachable):
                 self._in_a_row = HOPELESS
-                self._outages += not isinstance(error, Missing)
+                self._is_down = not isinstance(error, Missing)
+                self._outages += self._is_down
             return None
 
     def resume(self) -> bool:
@@ -139,9 +140,9 @@ class Maker:
 
         Not again and again: it may be the delta alone that can't be had.
         """
-        if not 0 < self._outages <= OUTAGES or not self.is_hopeless:
+        if not self._is_down or self._outages > OUTAGES:
             return False
-        self._in_a_row, self.problem = 0, ""
+        self._in_a_row, self.problem, self._is_down = 0, "", False
         self.failed.clear()
         return True
 

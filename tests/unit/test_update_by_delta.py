@@ -254,6 +254,24 @@ def test_after_an_outage_the_delta_goes_on(node: FileNode, publisher: Publisher)
     assert size <= manifest.slot.deltas[0].blob.size + chunk, "one came whole: the line was back"
 
 
+def test_an_outage_forgives_no_wrong_slot(node: FileNode, publisher: Publisher) -> None:
+    manifest = publish(publisher)
+    node.slots["a"].write_bytes(slot_bytes("another", len(OLD)))
+    blob, dropped = manifest.slot.deltas[0].blob.sha256, []
+
+    def drop(request: Any) -> bool:
+        if blob not in request.path or len(dropped) == ATTEMPTS:
+            return False
+        dropped.append(request.path)
+        request.close_connection = True
+        return True
+
+    with served(publisher.store.folder, drop) as (url, requests):
+        _, note = fetched(node, url, manifest)
+    assert node.holds("b", manifest, publisher) and note.startswith("the delta was given up")
+    assert len([path for path in requests if blob in path]) == ATTEMPTS + 1
+
+
 def test_a_delta_that_never_comes_is_given_up(node: FileNode, publisher: Publisher) -> None:
     manifest = publish(publisher)
     blob = manifest.slot.deltas[0].blob.sha256
