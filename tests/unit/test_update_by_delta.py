@@ -257,7 +257,8 @@ def test_after_an_outage_the_delta_goes_on(node: FileNode, publisher: Publisher)
 def test_an_outage_forgives_no_wrong_slot(node: FileNode, publisher: Publisher) -> None:
     manifest = publish(publisher)
     node.slots["a"].write_bytes(slot_bytes("another", len(OLD)))
-    blob, dropped = manifest.slot.deltas[0].blob.sha256, []
+    blob = manifest.slot.deltas[0].blob.sha256
+    dropped: list[str] = []
 
     def drop(request: Any) -> bool:
         if blob not in request.path or len(dropped) == ATTEMPTS:
