@@ -114,6 +114,8 @@ def by_zlib(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
 
 
 def _require_success(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin and not process.stdin.closed:  # it left, and nothing was written since
+        raise BrokenPipeError
     try:
         code = process.wait(PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -147,9 +147,10 @@ def test_without_busybox_there_is_no_such_stream(monkeypatch: pytest.MonkeyPatch
         ("exec gzip -c; exit 3", None),
         ("cat >/dev/null; echo half; exit 3", "ended with exit code 3"),
         ("head -c 10 >/dev/null; exit 0", "before it had packed everything"),
-        ("exec >&-; sleep 1000", "doesn't end"),
+        ("exec >&-; sleep 1000", "before it had packed everything"),
+        ("cat >/dev/null; exec >&-; sleep 1000", "doesn't end"),
     ],
-    ids=["hangs", "stands still", "well", "fails", "leaves", "closes"],
+    ids=["hangs", "stands still", "well", "fails", "leaves", "closes", "closes late"],
 )
 def test_a_packer_that_fails_is_named(
     monkeypatch: pytest.MonkeyPatch, script: str, message: str | None
