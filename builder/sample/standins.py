@@ -96,7 +96,7 @@ def static_apk(system: System, arch: Arch) -> Draft:
 def emulator(scratch: Path, host: Arch, arch: Arch) -> Draft:
     """The program that runs those of `arch` on `host`; `scratch` is an empty folder to work in."""
     tree = scratch / "tree"
-    version = _download(scratch, tree, host, [EMULATORS])[EMULATORS]
+    version = unpack_debian(scratch, tree, host, [EMULATORS])[EMULATORS]
     data = (tree / f"usr/bin/{arch.emulator}-static").read_bytes()
     entry = Entry(f"usr/bin/{arch.emulator}", 0o755, data)
     return stand_in(host, arch.emulator, version, f"{EMULATORS} of Debian", [entry])
@@ -106,7 +106,7 @@ def debian_tools(scratch: Path, arch: Arch) -> list[Draft]:
     """The stand-ins that come from Debian; `scratch` is an empty folder to work in."""
     tree = scratch / "tree"
     tools = _stand_ins(arch)
-    versions = _download(scratch, tree, arch, dict.fromkeys(tool.debian for tool in tools))
+    versions = unpack_debian(scratch, tree, arch, dict.fromkeys(tool.debian for tool in tools))
     converter = f"usr/lib/{arch.libraries}/gconv"
     libraries: dict[str, Path] = {}
     drafts = []
@@ -168,7 +168,7 @@ def _files(tree: Path, paths: Iterable[str]) -> Iterator[Path]:
             yield start
 
 
-def _download(scratch: Path, tree: Path, arch: Arch, names: Iterable[str]) -> dict[str, str]:
+def unpack_debian(scratch: Path, tree: Path, arch: Arch, names: Iterable[str]) -> dict[str, str]:
     """Unpack packages and all that they need into `tree`; the version of each."""
     apt = shutil.which("apt-get")
     if not apt or not shutil.which("dpkg-deb"):

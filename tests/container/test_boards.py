@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -14,62 +13,40 @@ from pathlib import Path
 import pytest
 
 from builder.alpine.apk_format import package_files
-from builder.alpine.apk_writer import Entry, draft
+from builder.alpine.apk_writer import Entry
 from builder.core.arch import AARCH64
 from builder.core.config import load_config
 from builder.core.errors import UserError
-from builder.core.files import linked
 from builder.disk.boards import board_of
 from builder.disk.layout import grub_config, layout, sized
 from builder.disk.table import read_table
-from builder.sample.mirror import sample_mirror, write_repository
+from builder.sample.mirror import sample_mirror
+from tests.boards import BOARD, FIRMWARE, board_mirror, use_board_mirror
 from tests.mirror import Mirror
-from tests.offer import new_key
 from tests.project import Project
 
 pytestmark = pytest.mark.container
 
-FIRMWARE = ("bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat")
 TREES = ("bcm2710-rpi-3-b.dtb", "bcm2711-rpi-4-b.dtb")
-BOARD = {
-    "BELAY_ALPINE_ARCH": AARCH64.name,
-    "BELAY_ALPINE_KERNEL": "rpi",
-    "BELAY_BOOT_BOARD": "rpi",
-}
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """A clone whose mirror has stand-ins of the packages for Raspberry Pis."""
-    folder = tmp_path / "mirror"
-    shutil.copytree(sample_mirror("3.23", AARCH64.name), folder, copy_function=linked)
-    key = new_key(folder / "keys/offer.rsa.pub")
-    (virt,) = folder.glob(f"v3.23/main/{AARCH64.name}/linux-virt-[0-9]*.apk")
-    entries = []
+    (virt,) = sample_mirror("3.23", AARCH64.name).glob(
+        f"v3.23/main/{AARCH64.name}/linux-virt-[0-9]*.apk"
+    )
+    kernel = []
     with tarfile.open(fileobj=io.BytesIO(package_files(virt.read_bytes()))) as tar:
         for member in tar:
             if reader := tar.extractfile(member) if member.isreg() else None:
                 path = member.name.replace("vmlinuz-virt", "vmlinuz-rpi")
-                entries.append(Entry(path, 0o644, reader.read()))
-    entries += [Entry(f"boot/{name}", 0o644, name.encode()) for name in TREES]
-    loader = [Entry(f"boot/{name}", 0o644, name.encode()) for name in FIRMWARE[1:]]
-    common = [Entry(f"boot/{FIRMWARE[0]}", 0o644, FIRMWARE[0].encode())]
-    u_boot = [Entry("usr/share/u-boot/rpi_arm64/u-boot.bin", 0o644, b"U-Boot")]
-    drafts = [
-        draft("linux-rpi", "6.18.0-r0", "a test", entries, A=AARCH64.name, D="kmod mkinitfs"),
-        draft("raspberrypi-bootloader", "1-r0", "a test", loader, A=AARCH64.name),
-        draft("raspberrypi-bootloader-common", "1-r0", "a test", common, A=AARCH64.name),
-        draft("u-boot-raspberrypi", "1-r0", "a test", u_boot, A=AARCH64.name),
-    ]
-    write_repository(folder / f"v3.23/community/{AARCH64.name}", drafts, key)
+                kernel.append(Entry(path, 0o644, reader.read()))
+    folder = tmp_path / "mirror"
+    board_mirror(folder, kernel, {name: name.encode() for name in TREES}, b"U-Boot")
     server = Mirror(folder)
     project = Project(tmp_path, 1)
-    project.env |= BOARD | {
-        "BELAY_ALPINE_MIRROR": server.url,
-        "BELAY_ALPINE_KEYS": str(folder / "keys"),
-    }
-    for lock in project.root.glob("apk*.lock"):
-        lock.unlink()
+    use_board_mirror(project, folder, server.url)
     yield project
     server.close()
 
