@@ -36,7 +36,7 @@ FILES_SHOWN = 40
     },
 )
 def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool = False) -> None:
-    """Build the tree of a git tag, and store it as a signed release."""
+    """Build the tree of a git tag for each architecture of image.toml, and store it signed."""
     from builder.releases.keys import signer
     from builder.releases.make import config_of_tag, make_release, require_lock, store_of
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ from builder.core.paths import PROJECT
 from builder.engines.bubblewrap import bwrap_path
 from builder.engines.emulation import is_registered
 from builder.nodes.places import open_place
+from builder.sample.mirror import sample_mirror
 from tests.inv import Inv
 from tests.mirror import Mirror
 
@@ -85,6 +88,36 @@ def test_it_is_told_what_was_found_and_wanted(inv: Inv, command: str) -> None:
 )
 def test_what_another_architecture_has_not_is_named(inv: Inv, command: str, message: str) -> None:
     assert message in inv.fails(*command.split(), BELAY_ALPINE_ARCH=AARCH64.name)
+
+
+@pytest.fixture
+def inv_aarch64(tmp_path: Path) -> Iterator[Inv]:
+    mirror = Mirror(sample_mirror("3.23", AARCH64.name))
+    inv = Inv(tmp_path / "other", mirror)
+    inv.env["BELAY_ALPINE_ARCH"] = AARCH64.name
+    yield inv
+    mirror.close()
+
+
+def test_a_package_that_another_architecture_has_not_is_named(inv_aarch64: Inv) -> None:
+    output = inv_aarch64.fails("lock", BELAY_BOOT_PACKAGES="grub-bios")
+    assert "image.toml: the mirror has no package grub-bios for aarch64" in output
+
+
+def test_a_lock_of_another_architecture_is_not_used(inv: Inv, inv_aarch64: Inv) -> None:
+    """As where somebody gave a copy of it the other's name."""
+    inv.succeeds("lock")
+    lock = inv_aarch64.lock.with_name(f"apk-{AARCH64.name}.lock")
+    lock.parent.mkdir()
+    shutil.copy(inv.lock, lock)
+    inv_aarch64.succeeds("lock")
+    assert f'arch = "{AARCH64.name}"' in lock.read_text()
+
+
+def test_a_mirror_without_the_architecture_is_named(inv: Inv) -> None:
+    output = inv.fails("lock", BELAY_ALPINE_ARCH=AARCH64.name)
+    assert "main/aarch64/APKINDEX.tar.gz: the mirror answers: 404" in output
+    assert "or of one that has no such architecture" in output
 
 
 def test_docker_says_that_it_runs_no_such_programs(inv: Inv) -> None:

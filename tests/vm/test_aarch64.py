@@ -14,6 +14,7 @@ from builder.vm.hardware import free_port
 from builder.vm.machine import Machine
 from tests.programs import program
 from tests.project import Nginx, Project
+from tests.vm.test_nodes import Ssh, new_node
 from tests.vm.test_updates import UPDATE_TIMEOUT_S, is_on_trial, stick_with_broken_service
 from updater.contract import BAD, TRIAL, TRIES
 from updater.grubenv import SlotState
@@ -34,16 +35,21 @@ def project(tmp_path: Path) -> Project:
 def test_a_node_of_another_architecture_is_updated(project: Project, tmp_path: Path) -> None:
     """Both slots, a trial that is kept, one that the power ends, and one that its checks end."""
     assert host_arch() != AARCH64, "this is a test of building for another one"
+    project.env["BELAY_UPDATE_SITE"] = "true"
+    stick = tmp_path / "stick of crag-1"
+    stick.mkdir()
+    new_node(project, tmp_path, "crag-1", "--usb", str(stick))
     project.release("1.0.0")
     disk = tmp_path / "first.img"
     shutil.copy((project.build / "disk.img").resolve(), disk)
     project.release("1.1.0")
     with Nginx(project.www, project.port, tmp_path / "nginx"):
         project.upload("--channel", "stable")
+        project.inv("site.publish", "--channel", "stable")
         assert (project.www / "aarch64/channels/stable").exists()
         assert not (project.www / "channels").exists(), "others see nothing of it"
-        with Machine(disk, tmp_path / "machine", arch=AARCH64) as machine:
-            with machine.stage("a boot"):
+        with Machine(disk, tmp_path / "machine", arch=AARCH64, usb=stick) as machine:
+            with machine.stage("a boot, and a site"):
                 machine.wait_for_console(r"belay: booting slot a \(good\)")
                 machine.wait_for_login()
                 machine.wait_until_confirmed()
@@ -53,6 +59,7 @@ def test_a_node_of_another_architecture_is_updated(project: Project, tmp_path: P
                 assert f"console={AARCH64.serial}," in machine.succeed("cat /proc/cmdline")
                 assert machine.fail("rc-status --crashed") == ""
                 machine.succeed("modprobe dummy")
+                a_site_makes_it_a_web_server(Ssh(machine, tmp_path))
             with machine.stage("an update by delta, and a power cut in its trial"):
                 output = machine.succeed("belay update 2>&1", UPDATE_TIMEOUT_S)
                 assert "whole" not in output
@@ -69,13 +76,20 @@ def test_a_node_of_another_architecture_is_updated(project: Project, tmp_path: P
                 assert (state.slots["b"], state.last_good) == (SlotState(), "b")
                 assert "confirmed  1.1.0 in slot b" in machine.succeed("belay history")
             with machine.stage("a bad release from a stick"):
-                stick, _ = stick_with_broken_service(project, tmp_path)
-                machine.attach_usb(stick, "BELAYUPDATE")
+                bad, _ = stick_with_broken_service(project, tmp_path)
+                machine.attach_usb(bad, "BELAYUPDATE")
                 machine.wait_for_console("belay: booting slot a .trial.", UPDATE_TIMEOUT_S)
                 machine.wait_for_console("belay: booting slot b .good.")
                 machine.wait_for_login()
                 assert "release 1.2.0 was rejected" in machine.succeed("belay status")
                 assert read_boot_state(machine.disk).slots["a"].state == BAD
+
+
+def a_site_makes_it_a_web_server(node: Ssh) -> None:
+    """Seen over SSH."""
+    assert "is applied" in node.succeed("belay site")
+    page = "until wget -q -O - http://127.0.0.1:8080/; do sleep 1; done"
+    assert "Welcome from crag-1." in node.succeed(page)
 
 
 def test_u_boot_counts_tries_as_uefi_does(project: Project, tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ class Ssh:
         self.succeed("until [ -e /run/belay/confirmed ]; do sleep 1; done")
 
 
-def new_node(project: Project, folder: Path, name: str) -> None:
+def new_node(project: Project, folder: Path, name: str, *words: str) -> None:
     """Make a node which `folder/key` opens, and whose own key is in `folder/known`."""
     key, known = folder / "key", folder / "known"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    output = project.inv("node.new", name, "--keys", f"{key}.pub")
+    output = project.inv("node.new", name, "--keys", f"{key}.pub", *words)
     host_key = next(line.split(None, 2)[2] for line in output.splitlines() if "host key" in line)
     known.write_text(f"node {host_key}\n")
 
