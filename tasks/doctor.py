@@ -21,6 +21,7 @@ from builder.core.host import TESTS_USE, install_command, missing_programs
 from builder.core.output import say, show_json
 from builder.core.paths import CACHE, PROJECT
 from builder.core.progress import human_size
+from builder.disk.boards import board_of
 
 USES = {
     "dot": "inv graph --format svg",
@@ -64,6 +65,8 @@ def findings() -> Iterator[Finding]:
     try:
         config = load_config()
         engine, arch = config.build.engine, ARCHES[config.alpine.arch]
+        for each in config.each_arch():
+            board_of(each)
     except UserError as error:
         yield Finding("image.toml", "wrong", str(error), "correct it there")
     else:

@@ -38,7 +38,13 @@ FILES_SHOWN = 40
 def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool = False) -> None:
     """Build the tree of a git tag for each architecture of image.toml, and store it signed."""
     from builder.releases.keys import signer
-    from builder.releases.make import config_of_tag, make_release, require_lock, store_of
+    from builder.releases.make import (
+        config_of_tag,
+        make_release,
+        require_lock,
+        require_same_commit,
+        store_of,
+    )
 
     configs = [config_of_tag(config, tag) for config in load_config().each_arch()]
     version = configs[0].os.version
@@ -50,6 +56,10 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
         )
     for config in configs:
         require_lock(config, sample)
+        require_same_commit(config)
+    with Progress() as progress:
+        for config in configs:  # what one of them lacks is seen before the long work
+            plan_for(config, ["image"], progress)
     if configs[0].login.console == "development":
         say("note: root has no password on the console of this release ([login] in image.toml)")
     sign = signer(key)
@@ -73,6 +83,9 @@ def make(c: Context, tag: str, key: str = "", sample: bool = False, json: bool =
         show_json(made if len(configs) > 1 else made[0])
         return
     say(f"try it: ./inv release.test {version}; publish it: ./inv upload --channel NAME")
+    for config in configs[1:]:
+        arch = config.alpine.arch
+        say(f"try that for {arch}: BELAY_ALPINE_ARCH={arch} ./inv release.test {version}")
 
 
 def _programs(plan: Plan) -> Prove:

@@ -103,7 +103,8 @@ def publish(
     if json:
         show_json(pointers if len(pointers) > 1 else pointers[0])
     else:
-        say(f"channel {channel} has site {version}")
+        many = " for each architecture" if len(configs) > 1 else ""
+        say(f"channel {channel} has site {version}{many}")
         if not configs[0].update.site:
             say("note: nodes of this image take none: site in [update] of image.toml is false")
 

@@ -60,10 +60,10 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
     configs = load_config().each_arch()
     valid_days = whole_number("days", days, 1, DAYS_MAX) if days else configs[0].publish.days
     keys = trusted_keys()
-    wanted = [(config, _release(config, version, keys)) for config in configs]
-    published = []
+    wanted = _releases(configs, version, keys)
+    ready = []
     for config, manifest in wanted:
-        store, target = store_of(config), target_of(config, to)
+        target = target_of(config, to)
         publish.require_channel(target, channel, config.update.channel, new)
         before = publish.current_channel(target, channel, keys)
         if before and version_key(before.version) > version_key(manifest.version) and not downgrade:
@@ -71,7 +71,7 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
                 f"channel {channel} has {before.version}, which is newer than {manifest.version}",
                 "nodes go back only with --downgrade",
             )
-        files = publish.missing(store, manifest, target)
+        files = publish.missing(store_of(config), manifest, target)
         if c.config.run.dry:
             for file in files:
                 say(f"{file.path} -> {target.name}/{file.name}")
@@ -82,15 +82,19 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
                 "url in [update] of image.toml is where nodes will fetch it, and it is not set",
                 f"set it, or give --unverified: {UNVERIFIED}",
             )
+        ready.append((config, manifest, target, before, files))
+    for config, manifest, *_ in ready:  # all of them, before nodes get any
         if config.publish.tested:
-            require_tested(config, store, manifest.version)
+            require_tested(config, store_of(config), manifest.version)
+    published = []
+    for config, manifest, target, before, files in ready:
         sign = signer(key)
         with Progress() as progress:
             size = publish.upload(files, target, progress)
             if not unverified:
                 public = open_source(config.update.url, arch_folder(config.alpine.arch))
                 publish.check_public(public, manifest, keys, progress)
-            pointer = publish.new_channel(store, manifest, channel, downgrade)
+            pointer = publish.new_channel(store_of(config), manifest, channel, downgrade)
             pointer = publish.move_channel(pointer, before, valid_days, target, sign)
         published.append(asdict(pointer))
         say(
@@ -102,17 +106,35 @@ def upload(  # noqa: PLR0913, PLR0917 - each is an option of the command line
         show_json(published if len(configs) > 1 else published[0])
 
 
+def _releases(
+    configs: list[Config], version: str, keys: list[PublicKey]
+) -> list[tuple[Config, Manifest]]:
+    """The release of that version, or the newest one, for each architecture. Raises UserError."""
+    from builder.releases.make import store_of
+    from updater.formats import version_key
+
+    versions = {made for config in configs for made in store_of(config).versions()}
+    if not versions and not version:
+        raise UserError(
+            f"{store_of(configs[0]).folder} has no release yet",
+            "make one: ./inv release --tag v1.0.0",
+        )
+    version = version or max(versions, key=version_key)
+    found = [(config, _release(config, version, keys)) for config in configs]
+    if len({manifest.built for _, manifest in found}) > 1:
+        raise UserError(
+            f"release {version} is of one commit for {found[0][1].arch}, and of another for others",
+            "take the next version: ./inv release --tag v1.0.1 makes it for all of one",
+        )
+    return found
+
+
 def _release(config: Config, version: str, keys: list[PublicKey]) -> Manifest:
-    """The release of that version, or the newest one, for an architecture. Raises UserError."""
+    """The release of that version for an architecture. Raises UserError."""
     from builder.releases.make import store_of
 
     store = store_of(config)
-    versions = store.versions()
-    if not versions and not version:
-        raise UserError(
-            f"{store.folder} has no release yet", "make one: ./inv release --tag v1.0.0"
-        )
-    manifest = store.manifest(version or versions[-1], keys)
+    manifest = store.manifest(version, keys)
     if manifest.arch != config.alpine.arch:
         raise UserError(
             f"release {manifest.version} in {store.folder} is for {manifest.arch}, and "

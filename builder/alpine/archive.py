@@ -150,7 +150,7 @@ def _first_good(sources: Iterable[tuple[Mirror, str]], sha256: str, count: Count
             continue
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-        problems.append(f"{mirror.name}/{path}: is not the package that apk.lock names")
+        problems.append(f"{mirror.name}/{path}: is not the package that is locked")
     hint = "if it was replaced there: ./inv lock --upgrade takes what the mirror has now"
     raise UserError("\n".join([*problems, hint]))
 

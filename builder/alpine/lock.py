@@ -23,6 +23,7 @@ from builder.core.errors import UserError
 from builder.core.files import write_atomically
 from builder.core.git import git
 from builder.core.paths import LOCK_FILE
+from updater.contract import arch_folder
 
 HEADER = """\
 # The exact packages of a build: made by `./inv lock`, read by everything else. Keep it in git.
@@ -116,12 +117,28 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 
 def lock_file(config: Config) -> Path:
-    """`apk.lock`; one beside it for another release or architecture than that of image.toml."""
+    """`apk.lock`; one beside it for another release than that of image.toml, or architecture."""
     ours, usual = config.alpine, load_config(environ={}).alpine
     words = [LOCK_FILE.stem]
     words += [ours.release] if ours.release != usual.release else []
-    words += [ours.arch] if ours.arch != usual.arch else []
+    words += [folder] if (folder := arch_folder(ours.arch)) else []
     return LOCK_FILE.with_name(f"{'-'.join(words)}{LOCK_FILE.suffix}")
+
+
+def lock_of(config: Config) -> Lock | None:
+    """The lock of this release and architecture; None if there is none yet.
+
+    Raises UserError where it is damaged, or of another architecture.
+    """
+    path, arch = lock_file(config), config.alpine.arch
+    lock = read_lock(path)
+    if lock and lock.arch != arch:
+        raise UserError(
+            f"{path.name}: is of {lock.arch}, wanted {arch}",
+            f"bring back that of {arch}: git checkout {path.name}; if there never was one, remove "
+            "the file, and ./inv lock makes it",
+        )
+    return lock
 
 
 def committed_lock() -> Lock | None:

@@ -48,6 +48,22 @@ def is_stand_in(lock: Lock, alpine: Alpine) -> bool:
     return lock.source == SAMPLE and alpine.mirror == "auto"
 
 
+def sample_has_changed(lock: Lock, alpine: Alpine) -> bool:
+    """Whether a lock is of another sample than this machine has.
+
+    It is made of what Debian, or Ubuntu, has on that day, so it is not the same everywhere.
+    """
+    if lock.source != SAMPLE:
+        return False
+    sample = mirror_of(alpine, SAMPLE)
+    return any(
+        hashlib.sha256(sample.read(f"{repository.folder}/{INDEX}")).hexdigest()
+        != lock.indexes.get(repository.name)
+        for repository in repositories_of(alpine, sample).values()
+        if repository.mirror is sample
+    )
+
+
 @dataclass(frozen=True)
 class _Solution:
     """What apk says is needed: by world names and versions, and of those what has to be fetched."""

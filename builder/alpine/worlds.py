@@ -8,8 +8,15 @@ from dataclasses import replace
 from builder.alpine import container, offline
 from builder.alpine.apk import World
 from builder.alpine.kernel import MICROCODE_PACKAGES
-from builder.alpine.lock import Lock, committed_lock, lock_file, read_lock, write_lock
-from builder.alpine.locking import Upgrade, changes, is_current, is_stand_in, make_lock
+from builder.alpine.lock import Lock, committed_lock, lock_file, lock_of, read_lock, write_lock
+from builder.alpine.locking import (
+    Upgrade,
+    changes,
+    is_current,
+    is_stand_in,
+    make_lock,
+    sample_has_changed,
+)
 from builder.alpine.mirror import is_back
 from builder.core.arch import host_arch
 from builder.core.config import WORLD_WANTED, WORLD_WORD, Config
@@ -85,14 +92,17 @@ def locked(
     Where the sample took the place of Alpine's mirror, that one is asked again; see `is_back`.
     """
     path = lock_file(config)
-    former = read_lock(path)
+    former = lock_of(config)
     wanted = worlds(config)
     took_place = former and upgrade is None and is_stand_in(former, config.alpine)
     if took_place and is_back(config.alpine, at_once):
         say(f"{path.name}: Alpine's mirror answers again, and takes the place of the sample's")
         upgrade = ()
     elif former and upgrade is None and is_current(former, config.alpine, wanted):
-        return former, []
+        if not sample_has_changed(former, config.alpine):
+            return former, []
+        say(f"{path.name}: the sample mirror has other packages on this machine; it is locked anew")
+        upgrade = ()
 
     progress.started("lock", "looking at the mirror", quiet=True)
     with progress.transfer("lock", quiet=True) as transferred:

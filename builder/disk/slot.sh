@@ -39,7 +39,7 @@ if [ "$size" -gt "$room" ]; then
 		done | sort -rn - in/root.sizes in/modloop.sizes |
 			awk 'NR <= 10 { size = $1; sub(/^[0-9]+ /, ""); printf "%5d MiB  %s\n", size / 1024, $0 }'
 		echo "Less is in the slot with other packages in rootfs/world, or modules in [modloop] of image.toml." \
-			"With slot_mib = \"auto\" the size stands in apk.lock, as nodes can't change it: take its line" \
+			"With slot_mib = \"auto\" the size stands in the lock (apk*.lock), as nodes can't change it: take its line" \
 			"out of [slot_mib] there if no node has it yet. Only disks that are written anew get larger slots."
 	} >&2
 	exit 1

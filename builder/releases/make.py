@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from builder.alpine.lock import lock_file, read_lock
+from builder.alpine.lock import lock_file, lock_of
 from builder.alpine.locking import is_stand_in
 from builder.core.config import AUTO, Config
 from builder.core.errors import UserError
@@ -77,7 +77,7 @@ def config_of_tag(config: Config, tag: str) -> Config:
 def require_lock(config: Config, sample: bool) -> None:
     """Raise UserError where what a lock names may not be released."""
     path = lock_file(config)
-    lock = read_lock(path)
+    lock = lock_of(config)
     is_inside = path.is_relative_to(PROJECT)
     if lock is None or not is_inside or not git("ls-files", "--", str(path)):
         raise UserError(
@@ -94,6 +94,21 @@ def require_lock(config: Config, sample: bool) -> None:
             f"{path.name} has the packages of the sample mirror, which get no security updates",
             "when Alpine's mirror can be reached: ./inv lock --upgrade; to try things: --sample, "
             'or mirror = "sample" in [alpine]',
+        )
+
+
+def require_same_commit(config: Config) -> None:
+    """Raise UserError where the version was released already, of another commit.
+
+    Where releases are for several architectures, one of them may be made, and others not yet.
+    """
+    store, version = store_of(config), config.os.version
+    if not store.release(version).exists():
+        return
+    if store.manifest(version, trusted_keys()).built != config.os.built:
+        raise UserError(
+            f"release {version} for {config.alpine.arch} exists already, of another commit",
+            "a release never changes: take the next version",
         )
 
 

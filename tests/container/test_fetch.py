@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from builder.alpine import mirror as mirrors
 from builder.alpine.lock import Lock
 from builder.core import files
 from builder.core.config import Alpine, Config
+from builder.core.paths import CACHE
 from builder.core.progress import Progress
 from builder.engines.bubblewrap import Bubblewrap
 from builder.steps import plan
@@ -161,6 +163,22 @@ def test_the_mirror_takes_its_place_when_it_is_back(
     assert "Alpine's mirror answers again" in capsys.readouterr().err
     plan.fetched(auto, Bubblewrap(), Progress())
     assert "note: these are the sample" not in capsys.readouterr().err
+
+
+def test_another_sample_is_locked_anew(tmp_path: Path, mirror: Mirror) -> None:
+    """It is made of what Debian has: on another machine, or day, its packages may be others."""
+    inv = Inv(tmp_path, mirror)
+    inv.env |= {"BELAY_CACHE": str(CACHE), "BELAY_ALPINE_MIRROR": "sample"}
+    inv.succeeds("lock")
+    ours = inv.lock.read_text()
+    theirs = re.sub(r'(?m)^((main|"zstd") = .*)"[0-9a-f]{64}"', rf'\g<1>"{"0" * 64}"', ours)
+    assert theirs.count("0" * 64) == 2
+    inv.lock.write_text(theirs)
+    output = inv("lock").stderr
+    assert "apk.lock: the sample mirror has other packages on this machine" in output
+    assert re.search("container: zstd .* -> the same version, built again", output)
+    assert inv.lock.read_text() == ours
+    assert "packages from sample, as before" in inv("lock").stderr
 
 
 def test_lock_asks_at_once(auto: Config, mirror: Mirror) -> None:

@@ -104,14 +104,14 @@ def test_a_package_that_another_architecture_has_not_is_named(inv_aarch64: Inv) 
     assert "image.toml: the mirror has no package grub-bios for aarch64" in output
 
 
-def test_a_lock_of_another_architecture_is_not_used(inv: Inv, inv_aarch64: Inv) -> None:
-    """As where somebody gave a copy of it the other's name."""
+def test_a_lock_of_another_architecture_is_refused(inv: Inv) -> None:
+    """As where somebody gave a copy of it the other's name: the numbers of users are in the own."""
     inv.succeeds("lock")
-    lock = inv_aarch64.lock.with_name(f"apk-{AARCH64.name}.lock")
-    lock.parent.mkdir()
+    lock = inv.lock.with_name(f"apk-{AARCH64.name}.lock")
     shutil.copy(inv.lock, lock)
-    inv_aarch64.succeeds("lock")
-    assert f'arch = "{AARCH64.name}"' in lock.read_text()
+    output = inv.fails("image", BELAY_ALPINE_ARCH=AARCH64.name)
+    assert f"{lock.name}: is of x86_64, wanted aarch64; bring back that of aarch64: git" in output
+    assert lock.read_bytes() == inv.lock.read_bytes()
 
 
 def test_a_mirror_without_the_architecture_is_named(inv: Inv) -> None:

@@ -358,8 +358,7 @@ def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     names = ["x86_64", "aarch64"]
     config = project.root / "image.toml"
     config.write_text(config.read_text().replace('arch = "x86_64"', f"arch = {json.dumps(names)}"))
-    for name in names:
-        project.inv("lock", BELAY_ALPINE_ARCH=name)
+    project.inv("lock")
     project.commit("v1.0.0")
     made = json.loads(project.run("release", "--tag", "v1.0.0", "--json").stdout)
     assert [manifest["arch"] for manifest in made] == names
@@ -384,3 +383,12 @@ def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     shutil.rmtree(release)
     shutil.copytree(project.store / "releases/1.0.0", release)
     assert "1.0.0 in" in (said := refused(project, *words)) and "is for x86_64" in said
+
+    # One of them could not be made, and what stood in the way was mended in another commit.
+    shutil.rmtree(release)
+    assert "there is no release 1.0.0 in" in refused(project, *words)
+    project.git("tag", "--delete", "v1.0.0")
+    project.env["GIT_COMMITTER_DATE"] = "2026-02-02T00:00:00Z"
+    project.commit("v1.0.0")
+    said = refused(project, "release", "--tag", "v1.0.0")
+    assert "release 1.0.0 for x86_64 exists already, of another commit" in said
