@@ -72,9 +72,9 @@ def test(c: Context, quick: bool = False, only: str = "") -> None:
     if not quick:
         _look_at_programs()
     # Virtual machines take one processor each, and much longer than other tests. Now and then they
-    # wait, for a network or a watchdog: four keep two processors busy.
+    # wait, for a network or a watchdog: three keep two processors busy.
     # In the order of tests/conftest.py.
-    everything = ["--numprocesses", "4", "--no-loadscope-reorder"]
+    everything = ["--numprocesses", "3", "--no-loadscope-reorder"]
     selection = ["-m", "not container and not vm"] if quick else everything
     selection += ["-k", only] if only else []
     # An emulated processor translates a program anew wherever it begins at a new address: boots

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -26,6 +27,10 @@ from tests.programs import program
 from tests.project import Nginx, Project, Published
 
 InContainer = Callable[..., str]
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("patient", settings.default, deadline=None)
+settings.load_profile("patient")
 
 # Tests that were started in the background ignore Ctrl-C, and so would what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
