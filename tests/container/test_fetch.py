@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from builder.alpine import archive as archive_module
+from builder.alpine import lock as locks
 from builder.alpine import locking, worlds
 from builder.alpine import mirror as mirrors
 from builder.alpine.lock import Lock
@@ -134,7 +135,7 @@ def auto(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Con
     for module in (mirrors, archive_module, files, locking):
         if hasattr(module, "CACHE"):
             monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
-    for module in (plan, worlds):
+    for module in (plan, worlds, locks):
         monkeypatch.setattr(module, "lock_file", lambda config: tmp_path / "apk.lock")
     return Config(alpine=Alpine(mirror="auto"))
 
