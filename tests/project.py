@@ -102,7 +102,11 @@ def cache_with_results_apart(folder: Path) -> Path:
     for kind in ("chunks", "deltas"):  # made once for all tests
         (CACHE / kind).mkdir(parents=True, exist_ok=True)
     for path in CACHE.iterdir():
-        if path.name not in ("results", "locks", "downloads"):  # the last go by locks, too
+        if path.name not in (
+            "results",
+            "locks",
+            "downloads",
+        ):  # half a file has a lock
             (folder / path.name).symlink_to(path)
     for path in (CACHE / "results").glob("*"):
         (results / path.name).symlink_to(path)

@@ -130,7 +130,7 @@ def fetch_locked(
             if not is_here(package.sha256):
                 if not sources:
                     raise UserError(
-                        f"apk.lock: {package.name} is from {package.repository}, which is no "
+                        f"{package.name} of the lock is from {package.repository}, which is no "
                         "repository in image.toml",
                         "name it there, or run: ./inv lock --upgrade",
                     )

@@ -117,7 +117,9 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 
 def lock_file(config: Config) -> Path:
-    """`apk.lock`; one beside it for another release than that of image.toml, or architecture."""
+    """`apk.lock`, or one beside it: named for its architecture, but that of x86-64, and for its
+    Alpine release, but the one of image.toml.
+    """
     ours, usual = config.alpine, load_config(environ={}).alpine
     words = [LOCK_FILE.stem]
     words += [ours.release] if ours.release != usual.release else []
@@ -141,11 +143,11 @@ def lock_of(config: Config) -> Lock | None:
     return lock
 
 
-def committed_lock() -> Lock | None:
-    """The lock as it was committed last, if there is one that can be read: for its numbers."""
+def committed_lock(name: str) -> Lock | None:
+    """The lock of that name as it was committed last, if one can be read: for its numbers."""
     try:
-        text = git("show", f"HEAD:./{LOCK_FILE.name}")
-        return _parsed(text or "", LOCK_FILE.name)
+        text = git("show", f"HEAD:./{name}")
+        return _parsed(text or "", name)
     except UserError:
         return None
 

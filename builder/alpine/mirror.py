@@ -143,7 +143,7 @@ def _hint(status: int) -> str:
         return (
             ": it has dropped the file, or is in the middle of an update; ./inv lock --upgrade "
             "takes what it has now; or try again later, or another mirror; or the URL in "
-            "image.toml is not that of a repository, or of one that has no such architecture"
+            "image.toml is not that of a repository, or the repository has no such architecture"
         )
     return ""
 

@@ -108,7 +108,12 @@ def locked(
     with progress.transfer("lock", quiet=True) as transferred:
         lock = make_lock(config.alpine, wanted, former, upgrade, engine, transferred)
     # Other Alpine releases begin with numbers and sizes of this one: nodes go from one to another.
-    named = former or read_lock(LOCK_FILE) or committed_lock()
+    named = (
+        former
+        or committed_lock(path.name)
+        or read_lock(LOCK_FILE)
+        or committed_lock(LOCK_FILE.name)
+    )
     if named:
         slots = named.slots if named.arch == lock.arch else {}
         lock = replace(lock, numbers=named.numbers, slots=slots)

@@ -101,6 +101,7 @@ def require_same_commit(config: Config) -> None:
     """Raise UserError where the version was released already, of another commit.
 
     Where releases are for several architectures, one of them may be made, and others not yet.
+    A manifest tells its commit by the time of it.
     """
     store, version = store_of(config), config.os.version
     if not store.release(version).exists():

@@ -20,6 +20,15 @@ def test_a_machine_that_runs_these_tests_is_well() -> None:
     assert {f.subject: f.found for f in by_subject().values() if f.state == "wrong"} == {}
 
 
+def test_a_board_on_another_architecture_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BELAY_BOOT_BOARD", "rpi")
+    monkeypatch.setenv("BELAY_ALPINE_KERNEL", "rpi")
+    found = by_subject()["image.toml"]
+    assert found.state == "wrong" and 'goes with arch = "aarch64"' in found.found
+    monkeypatch.setenv("BELAY_ALPINE_ARCH", "aarch64")
+    assert by_subject()["image.toml"].state == "ok"
+
+
 def test_a_forbidden_user_namespace_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_lock_of_another_architecture_is_refused(inv: Inv) -> None:
 def test_a_mirror_without_the_architecture_is_named(inv: Inv) -> None:
     output = inv.fails("lock", BELAY_ALPINE_ARCH=AARCH64.name)
     assert "main/aarch64/APKINDEX.tar.gz: the mirror answers: 404" in output
-    assert "or of one that has no such architecture" in output
+    assert "or the repository has no such architecture" in output
 
 
 def test_docker_says_that_it_runs_no_such_programs(inv: Inv) -> None:

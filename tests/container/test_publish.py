@@ -355,10 +355,19 @@ def test_a_release_is_verified_byte_by_byte(project: Project) -> None:
 def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     """Made and published by one command each, and kept apart on the server."""
     project = Project(tmp_path, 1)
-    names = ["x86_64", "aarch64"]
+    names = ["aarch64", "x86_64"]
     config = project.root / "image.toml"
     config.write_text(config.read_text().replace('arch = "x86_64"', f"arch = {json.dumps(names)}"))
+    project.inv("lock", "--upgrade", "grub-bios")  # one of them alone has that
+    for name, lock in zip(names, ("apk-aarch64.lock", "apk.lock"), strict=True):
+        assert f'arch = "{name}"' in (project.root / lock).read_text()
+    # One that is lost begins with what was committed of it.
+    own = project.root / "apk-aarch64.lock"
+    own.write_text(own.read_text().replace("[users]\n", "[users]\napp = 777\n"))
+    project.commit("numbers")
+    own.unlink()
     project.inv("lock")
+    assert "\napp = 777\n" in own.read_text()
     project.commit("v1.0.0")
     made = json.loads(project.run("release", "--tag", "v1.0.0", "--json").stdout)
     assert [manifest["arch"] for manifest in made] == names
@@ -371,7 +380,7 @@ def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     shown = json.loads(project.inv("channel.show", "--json"))
     assert [row["arch"] for row in shown if row["channel"] == "stable"] == names
     project.inv("channel.promote", "stable", "calm", "--new")
-    for name, folder in zip(names, ("", "aarch64"), strict=True):
+    for name, folder in zip(names, ("aarch64", ""), strict=True):
         server = project.www / folder
         manifest = json.loads((server / "releases/1.0.0/manifest.json").read_text())
         assert manifest["arch"] == name
@@ -392,3 +401,6 @@ def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     project.commit("v1.0.0")
     said = refused(project, "release", "--tag", "v1.0.0")
     assert "release 1.0.0 for x86_64 exists already, of another commit" in said
+    project.inv("release", "--tag", "v1.0.0", BELAY_ALPINE_ARCH="aarch64")
+    said = refused(project, *words)
+    assert "release 1.0.0 is of one commit for aarch64, and of another for others" in said
