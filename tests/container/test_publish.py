@@ -352,6 +352,23 @@ def test_a_release_is_verified_byte_by_byte(project: Project) -> None:
     assert "sbom.json" in output and "is corrupt" in output
 
 
+# Runs `inv` where machines of one architecture don't keep a release, without the machines.
+UNHEALTHY = """
+import runpy, sys
+from builder.core.errors import UserError
+from builder.vm import site_trial
+
+def require_tested(config, store, version):
+    if config.alpine.arch == "x86_64":
+        raise UserError("x86_64 is unhealthy")
+    print(config.alpine.arch, "is healthy", file=sys.stderr)
+
+site_trial.require_tested = require_tested
+sys.path.insert(0, ".")
+runpy.run_path("tasks.py", run_name="__main__")
+"""
+
+
 def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     """Made and published by one command each, and kept apart on the server."""
     project = Project(tmp_path, 1)
@@ -374,6 +391,13 @@ def test_one_release_is_of_all_architectures(tmp_path: Path) -> None:
     assert "release 1.0.0 exists already" in refused(project, "release", "--tag", "v1.0.0")
 
     words = ("upload", "--channel", "stable", "--unverified")
+    done = subprocess.run(
+        [project.root / ".venv/bin/python", "-c", UNHEALTHY, *words],
+        env={**project.env, "BELAY_PUBLISH_TESTED": "true"}, cwd=project.root,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert "aarch64 is healthy\nx86_64 is unhealthy" in done.stderr
+    assert not list(project.www.rglob("*")), "those of the one don't get it without the other"
     pointers = json.loads(project.run(*words, "--json").stdout)
     assert [pointer["version"] for pointer in pointers] == ["1.0.0"] * 2
     assert pointers[0]["manifest"] != pointers[1]["manifest"]
